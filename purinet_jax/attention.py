@@ -1,0 +1,38 @@
+"""The two attentions of the purificatory mechanism as pure functions of features; neither has parameters."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def promotion_attention(features: Array, scaled: bool = False) -> Array:
+    """Promotion attention: spatial softmax of each channel × channel softmax of the spatial mean (paper, III-B).
+
+    Args:
+      features: [batch, height, width, channels], any float dtype.
+      scaled: multiply each softmax by its length, so that the attention's mean is about 1 and not
+        1 / (height · width · channels). The released form averages 1e-6, which leaves `A · f + f` equal to f.
+
+    Returns:
+      [batch, height, width, channels], positive, in the features' dtype; computed in float32.
+    """
+    wide = features.astype(jnp.float32)
+    spatial = jax.nn.softmax(wide, axis=(1, 2))
+    channel = jax.nn.softmax(wide.mean((1, 2), keepdims=True), axis=-1)
+    if scaled:
+        _, height, width, channels = features.shape
+        spatial, channel = spatial * (height * width), channel * channels
+    return (spatial * channel).astype(features.dtype)
+
+
+def rectification_attention(appearance: Array, error: Array) -> Array:
+    """Rectification attention: tanh of what the error features differ by from the appearance (paper, III-C).
+
+    Args:
+      appearance: [batch, height, width, channels], the features g that the rectified map is predicted from.
+      error: the same shape, the features of the error branch.
+
+    Returns:
+      [batch, height, width, channels] in (−1, 1), in the arguments' dtype.
+    """
+    return jnp.tanh(error - appearance)

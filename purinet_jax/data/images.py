@@ -1,0 +1,283 @@
+"""Image files in and out: the one room where bytes become arrays. It reads every kind of file a data set has been
+seen to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks stored as 0/1), refuses what cannot be read
+with one line that names the file, and writes files so that a reader never meets half of one.
+"""
+
+import io
+import os
+import secrets
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+from purinet_jax.errors import InputError
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings, in lower case, by which an image file is recognised in a folder or zip."""
+
+PIXEL_LIMIT = 178_956_970
+"""The most pixels an image may have; a small file can claim billions of them (a decompression bomb)."""
+
+# Named, because Pillow would otherwise also try formats that run other programs (EPS starts Ghostscript).
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_warnings_lock = threading.Lock()
+
+
+def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """Reads an image file as colours.
+
+    Grey is repeated three times, alpha is dropped, 16-bit values are scaled to 8 bits, and the image stands upright
+    as its EXIF orientation says.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      uint8 [height, width, 3], red green blue, 0 to 255.
+
+    Raises:
+      InputError: the file is missing, empty, damaged, not an image, or larger than `PIXEL_LIMIT`.
+    """
+    image, name = _decode(source, name)
+    try:
+        if image.mode.startswith("I"):
+            grey = (_sixteen_bit(image, name).astype(np.uint32) + 128) // 257
+            return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+        if image.mode == "F":
+            raise _unusable(name, "its pixels are floating-point numbers of unknown range")
+        if "transparency" in image.info or image.mode == "PA":
+            image = image.convert("RGBA")  # straight to RGB, Pillow warns and paints transparency in
+        return np.array(image.convert("RGB"))
+    except InputError:
+        raise
+    except Exception as error:
+        raise _unusable(name, str(error)) from error
+
+
+def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """Reads a mask file as 0 (ground) and 1 (object).
+
+    Grey values are cut at half of the file's range: 128 of 255, 32768 of 65535. A file whose brightest value is 1
+    holds zeros and ones and is taken as they stand, and a 16-bit file with nothing above 255 holds 8-bit values.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      uint8 [height, width], 0 or 1, upright as the file's own EXIF orientation says.
+
+    Raises:
+      InputError: as `read_rgb`, or the file is a palette of colours, in which half has no meaning.
+    """
+    image, name = _decode(source, name)
+    try:
+        full = 255
+        if image.mode.startswith("I"):
+            values = _sixteen_bit(image, name)
+            full = 65535 if values.max() > 255 else 255
+        elif image.mode == "F":
+            raise _unusable(name, "its pixels are floating-point numbers of unknown range")
+        elif image.mode in ("P", "PA"):
+            colours = np.asarray(image.convert("RGBA"))
+            if (colours[..., :1] != colours[..., 1:3]).any():
+                raise _unusable(name, "a mask needs grey values, but this is a palette of colours")
+            values = colours[..., 0]
+        elif image.mode == "1":
+            return np.array(image, dtype=np.uint8)
+        else:
+            values = np.asarray(image.convert("L"))
+        threshold = 1 if values.max() <= 1 else full // 2 + 1
+        return (values >= threshold).astype(np.uint8)
+    except InputError:
+        raise
+    except Exception as error:
+        raise _unusable(name, str(error)) from error
+
+
+def read_values(source: str | Path | bytes, name: str | None = None) -> tuple[np.ndarray, dict[str, str]]:
+    """Reads a one-channel file's numbers as they stand, and its PNG text entries.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      int32 [height, width], and the texts by keyword.
+
+    Raises:
+      InputError: as `read_rgb`, or the file has more than one channel.
+    """
+    image, name = _decode(source, name)
+    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+        raise _unusable(name, f"needs one channel of whole numbers, but its mode is {image.mode}")
+    texts = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
+    return np.asarray(image).astype(np.int32), texts
+
+
+def check_image(source: str | Path | bytes, name: str | None = None) -> tuple[int, int]:
+    """Parses a whole image file as cheaply as that can be done: a JPEG is decoded at an eighth of its size.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      Height and width in pixels, upright as the EXIF orientation says.
+
+    Raises:
+      InputError: as `read_rgb`.
+    """
+    image, name = _open(source, name)
+    size = image.size
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, (max(1, size[0] // 8), max(1, size[1] // 8)))
+        _load(image, name)
+    else:
+        _load(image, name)
+        size = image.size
+    width, height = size[::-1] if _orientation(image) >= 5 else size
+    return height, width
+
+
+def to_png(array: np.ndarray, texts: dict[str, str] | None = None) -> bytes:
+    """Encodes an array as a PNG file.
+
+    Args:
+      array: uint8 [height, width] or [height, width, 3], or uint16 [height, width].
+      texts: text entries to store in the file, by keyword.
+
+    Returns:
+      The file's bytes, the same for the same array.
+
+    Raises:
+      ValueError: another dtype or shape.
+    """
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    if not grey and not (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8):
+        raise ValueError(f"a PNG needs uint8 or uint16 grey or uint8 RGB, not {array.dtype} {array.shape}")
+    entries = PngInfo()
+    for key, text in (texts or {}).items():
+        entries.add_text(key, text)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", pnginfo=entries)
+    return buffer.getvalue()
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Writes a file so that, at every moment, its path holds the old contents or the new ones, never a part.
+
+    Args:
+      path: the file; its folder must exist.
+      data: the contents.
+
+    Raises:
+      InputError: the file cannot be written there.
+    """
+    path = Path(path)
+    # In the same folder, because a rename between file systems is a copy, and a copy can be seen half done.
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unusable(str(path), f"cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _unusable(name: str, reason: str) -> InputError:
+    return InputError(" ".join(f"{name}: {reason}".split("\n")))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps Pillow's remarks on headers (size, odd metadata) from the user: what matters is raised as an error.
+
+    Warning filters belong to the whole process, so threads take turns; only headers are parsed inside.
+    """
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
+    """Reads the header. Returns the image, not decoded yet, and the name for errors."""
+    if isinstance(source, bytes):
+        data, name = source, name or "image"
+    else:
+        name = name or str(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise _unusable(name, f"cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise _unusable(name, "the file is empty")
+    try:
+        with _quietly():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise _unusable(name, "not an image, or a damaged one") from error
+    except Image.DecompressionBombError as error:
+        raise _unusable(name, f"has more than {PIXEL_LIMIT:,} pixels") from error
+    except Exception as error:  # decoders raise nearly every type there is on damaged files
+        raise _unusable(name, f"damaged: {error}") from error
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise _unusable(name, f"has no pixels: {width}×{height}")
+    if width * height > PIXEL_LIMIT:
+        raise _unusable(name, f"has more than {PIXEL_LIMIT:,} pixels: {width}×{height}")
+    return image, name
+
+
+def _load(image: Image.Image, name: str) -> None:
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise _unusable(name, f"damaged: {error}") from error
+
+
+def _decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
+    image, name = _open(source, name)
+    _load(image, name)
+    turn = _TURNS.get(_orientation(image))
+    return (image if turn is None else image.transpose(turn)), name
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8. Asked for after loading, because loading a TIFF turns it already."""
+    try:
+        with _quietly():
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged metadata beside intact pixels
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _sixteen_bit(image: Image.Image, name: str) -> np.ndarray:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise _unusable(name, f"its pixels run from {values.min()} to {values.max()}, more than 16 bits hold")
+    return values

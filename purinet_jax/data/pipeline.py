@@ -1,0 +1,257 @@
+"""From a data set to batches: grain shuffles, repeats, and reads ahead in threads or worker processes. Every example's
+augmentation follows from seed, epoch and example alone, so the same bytes come out for any number of workers, and
+training resumes at any batch by its number.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from purinet_jax.data.augment import augment, resize_image, resize_labels
+from purinet_jax.data.pairs import Example, Pairs
+from purinet_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Iterator[Batch]):
+    """An iterator over batches that owns threads or worker processes; `close` (or `with`) stops them."""
+
+    def __init__(self, iterator: Any) -> None:
+        self._iterator = iterator
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._iterator)
+        except BaseException:
+            # After an error, the end, or Ctrl-C nothing follows, and idle workers would outlive the traceback.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stops the threads or worker processes; what they had prepared is dropped. May be called twice."""
+        self._iterator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def training_batches(
+    pairs: Pairs,
+    *,
+    batch_size: int,
+    size: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+    flip: float = 0.5,
+    rotate: float = 10.0,
+    max_regions: int | None = None,
+    shard: int = 0,
+    shards: int = 1,
+    prefetch: int = 4,
+) -> Batches:
+    """An endless sequence of augmented batches, shuffled anew each epoch; batches run on across epochs.
+
+    Args:
+      pairs: the data set.
+      batch_size: examples per batch and shard.
+      size: side of the square that examples are resized to, pixels.
+      seed: 0 to 2**32 - 1; the sequence follows from it.
+      start: begins at this batch of the sequence, counted from 0.
+      workers: processes that read ahead; 0 for threads in this process.
+      flip: probability of mirroring, 0 to 1.
+      rotate: turns by up to this many degrees to either side.
+      max_regions: superpixel labels must be below this; None for no bound.
+      shard: which share of each global batch to read, 0 to `shards` - 1; on several hosts `jax.process_index()`.
+      shards: number of shares; `jax.process_count()`. The shares of batch n together are batch n of a single host
+        with `shards` times the batch size.
+      prefetch: batches prepared ahead, per worker.
+
+    Returns:
+      Batches of `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size, 1] of 0 and 1, `index` int32
+      [batch] in the data set, and, if the data set has them, `superpixels` int32 [batch, size, size].
+
+    Raises:
+      InputError: a setting is out of range or the data set is empty; from the iterator, a file cannot be used.
+    """
+    import grain
+
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: must be from 0 to 2**32 - 1, not {seed}")
+    if start < 0:
+        raise InputError(f"start: must not be negative, not {start}")
+    if not 0 <= shard < shards:
+        raise InputError(f"shard: must be from 0 to {shards - 1}, not {shard}")
+    _check_common(pairs, batch_size, size, workers, prefetch)
+    prepare = _Augmented(pairs, size, seed, flip, rotate, max_regions)
+    dataset = grain.MapDataset.source(pairs).seed(seed).shuffle().repeat().map_with_index(prepare)
+    # Shares are cut from single examples, after every position has its randomness: no host's share depends on how
+    # many there are.
+    dataset = dataset[shard::shards].batch(batch_size, drop_remainder=True, batch_fn=_stack)[start:]
+    return _read_ahead(dataset, workers, prefetch)
+
+
+def evaluation_batches(
+    pairs: Pairs,
+    *,
+    batch_size: int,
+    size: int,
+    workers: int = 0,
+    max_regions: int | None = None,
+    prefetch: int = 4,
+) -> Batches:
+    """One pass over a data set in its order, resized and not augmented.
+
+    Args:
+      pairs: the data set.
+      batch_size: examples per batch.
+      size: side of the square that examples are resized to, pixels.
+      workers: processes that read ahead; 0 for threads in this process.
+      max_regions: superpixel labels must be below this; None for no bound.
+      prefetch: batches prepared ahead, per worker.
+
+    Returns:
+      Batches as `training_batches` gives them, with `valid` bool [batch] as well. All are full: the last one is
+      filled up with zeros, where `valid` is false and `index` is -1.
+
+    Raises:
+      InputError: a setting is out of range or the data set is empty; from the iterator, a file cannot be used.
+    """
+    import grain
+
+    _check_common(pairs, batch_size, size, workers, prefetch)
+    dataset = grain.MapDataset.source(pairs).map(_Resized(pairs, size, max_regions))
+    return _read_ahead(dataset.batch(batch_size, batch_fn=_Padded(batch_size)), workers, prefetch)
+
+
+@dataclass(frozen=True)
+class _Augmented:
+    """What happens to one example of training; an object and not a closure, so that it can be pickled."""
+
+    pairs: Pairs
+    size: int
+    seed: int
+    flip: float
+    rotate: float
+    max_regions: int | None
+
+    def __call__(self, position: int, example: Example) -> Batch:
+        epoch = position // len(self.pairs)
+        _check_labels(self.pairs, example, self.max_regions)
+        image, mask, superpixels = augment(
+            example["image"],
+            example["mask"],
+            example.get("superpixels"),
+            size=self.size,
+            generator=np.random.default_rng((self.seed, epoch, example["index"])),
+            flip=self.flip,
+            rotate=self.rotate,
+        )
+        return _parts(example["index"], image, mask, superpixels)
+
+
+@dataclass(frozen=True)
+class _Resized:
+    """What happens to one example of evaluation."""
+
+    pairs: Pairs
+    size: int
+    max_regions: int | None
+
+    def __call__(self, example: Example) -> Batch:
+        _check_labels(self.pairs, example, self.max_regions)
+        superpixels = example.get("superpixels")
+        if superpixels is not None:
+            superpixels = resize_labels(superpixels, self.size, self.size)
+        image = resize_image(example["image"], self.size, self.size)
+        mask = resize_labels(example["mask"], self.size, self.size)
+        return _parts(example["index"], image, mask, superpixels)
+
+
+@dataclass(frozen=True)
+class _Padded:
+    """Stacks a batch and fills it up."""
+
+    batch_size: int
+
+    def __call__(self, examples: Sequence[Batch]) -> Batch:
+        batch = _stack(examples)
+        missing = self.batch_size - len(examples)
+        batch["valid"] = np.ones(len(examples), bool)
+        if missing:
+            batch = {
+                key: np.concatenate([value, np.zeros((missing, *value.shape[1:]), value.dtype)])
+                for key, value in batch.items()
+            }
+            batch["index"][-missing:] = -1
+        return batch
+
+
+def _parts(index: int, image: np.ndarray, mask: np.ndarray, superpixels: np.ndarray | None) -> Batch:
+    parts = {"image": image, "mask": mask[:, :, None], "index": np.int32(index)}
+    if superpixels is not None:
+        parts["superpixels"] = superpixels
+    return parts
+
+
+def _stack(examples: Sequence[Batch]) -> Batch:
+    return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+
+def _check_labels(pairs: Pairs, example: Example, max_regions: int | None) -> None:
+    # On the device a label out of range would be dropped without a word, and the loss would be another one.
+    if max_regions is not None and "superpixels" in example:
+        highest = int(example["superpixels"].max())
+        if highest >= max_regions:
+            raise InputError(
+                f"{pairs.image_path(example['index'])}: its superpixels reach label {highest}, "
+                f"but max_regions {max_regions} allows 0 to {max_regions - 1}"
+            )
+
+
+def _check_common(pairs: Pairs, batch_size: int, size: int, workers: int, prefetch: int) -> None:
+    if len(pairs) == 0:
+        raise InputError(f"{pairs.path}: no pairs are left to read")
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("size", size, 1),
+        ("workers", workers, 0),
+        ("prefetch", prefetch, 1),
+    ):
+        if value < least:
+            raise InputError(f"{name}: must be at least {least}, not {value}")
+
+
+def _read_ahead(dataset: Any, workers: int, prefetch: int) -> Batches:
+    import grain
+
+    if workers == 0:
+        threads = min(prefetch, os.cpu_count() or 1)
+        return Batches(iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch))))
+    # One thread per process: processes are there to keep Python's lock out of the way.
+    reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    options = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
+    return Batches(iter(reader.mp_prefetch(options, worker_init_fn=_begin_worker)))
+
+
+def _begin_worker(worker: int, workers: int) -> None:
+    """Runs first in each worker process."""
+    del worker, workers
+    # Ctrl-C goes to the whole group of processes; the main one stops its workers, in order and without tracebacks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid,), daemon=True).start()
+
+
+def _end_with(parent: Callable[[], int]) -> None: ...

@@ -1,0 +1,154 @@
+"""PurNet: an extractor, three feature pyramids with their attentions, and the maps they predict.
+
+The network of the released code (`purnet.md` §2, paper III): the purificatory pyramid's features pass at each level
+through the promotion attention of the second pyramid (`oa_` in the authors' names) and the rectification attention of
+the third (`ea_`). Parameter names are the authors', split at the dots; the extractor's stand below `backbone`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from purinet_jax.attention import promotion_attention, rectification_attention
+from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
+from purinet_jax.errors import InputError
+from purinet_jax.layers import CBP, PredictionHead, Upsample
+
+EXTRACTORS = {"mobilenet_v2": MobileNetV2, "resnet50": ResNet50, "vgg16": VGG16}
+
+
+class Maps(NamedTuple):
+    """What PurNet predicts: one [batch, height, width, 1] float32 map per level, finest first, at the image's size.
+
+    `saliency`, `promotion` and `rectification` are logits (`jax.nn.sigmoid` gives saliency in (0, 1)); `error` is
+    before its tanh. Without attention (stage 1) all but `saliency` are empty.
+    """
+
+    saliency: tuple[Array, ...]
+    promotion: tuple[Array, ...] = ()
+    rectification: tuple[Array, ...] = ()
+    error: tuple[Array, ...] = ()
+
+
+class PurNet(nn.Module):
+    """PurNet on any extractor: normalised images [batch, height, width, 3] of any size → `Maps`.
+
+    Attributes:
+      backbone: the extractor (`purinet_jax.backbones`); `axis_name` and `dtype` are set on it too.
+      channels: the width of everything between the extractor and the maps.
+      attention: `False` is stage 1's network: extractor and purificatory pyramid, heads straight on its features.
+      scaled_promotion: the mean-one promotion attention (`promotion_attention`) in the released one's place.
+      axis_name: the device axis that BatchNorm's statistics are averaged over in training.
+      dtype: what convolutions compute in; parameters, statistics and maps stay float32.
+
+    With `mutable=["intermediates"]` the extractor's levels and both attentions come back as `backbone<level>`,
+    `promotion_attention<level>` and `rectification_attention<level>`. Under `jax.jit`, what the caller does not
+    return is not computed: `apply(...).saliency[0]` alone costs neither the other heads nor levels.
+    """
+
+    backbone: nn.Module
+    channels: int = 128
+    attention: bool = True
+    scaled_promotion: bool = False
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> Maps:
+        size = images.shape[1:3]
+        levels = self.backbone(images.astype(self.dtype), train)
+        strides: Sequence[int] = self.backbone.strides  # type: ignore[attr-defined]
+        numbers = range(1, len(levels) + 1)
+        for level, features in zip(numbers, levels, strict=True):
+            self.sow("intermediates", f"backbone{level}", features, reduce_fn=lambda _, new: new)
+
+        def cbp(name: str, x: Array, *kernel_sizes: int, upsample: int = 1) -> Array:
+            return CBP(self.channels, kernel_sizes, upsample, self.axis_name, self.dtype, name=name)(x, train)
+
+        def predict(name: str, x: Array, stride: int) -> Array:
+            head = PredictionHead(self.channels, stride, True, self.axis_name, self.dtype, name=name)
+            return head(x, size, train).astype(jnp.float32)
+
+        def pyramid(prefix: str) -> tuple[Array, ...]:
+            """f_n = convert_n(l_n), f_k = convert_k(l_k) + the upsampled CBP3 of f_(k+1); finest first."""
+            features: list[Array] = []
+            for level in reversed(numbers):
+                f = cbp(f"{prefix}convert{level}", levels[level - 1], 1)
+                if features:
+                    ratio = strides[level] // strides[level - 1]
+                    above = cbp(f"{prefix}feature_upscore{level + 1}", features[0], 3, upsample=ratio)
+                    # Levels round their sides up, so twice the coarser one may be a row or column too large.
+                    f = f + above[:, : f.shape[1], : f.shape[2]]
+                features.insert(0, f)
+            return tuple(features)
+
+        purificatory = pyramid("")
+        if not self.attention:
+            return Maps(tuple(predict(f"predict{k}", purificatory[k - 1], strides[k - 1]) for k in numbers))
+
+        promotion_features, rectification_features = pyramid("oa_"), pyramid("ea_")
+        saliency, promotion, rectification, error = [], [], [], []
+        for level in numbers:
+            stride = strides[level - 1]
+            f = promotion_features[level - 1]
+            promote = promotion_attention(f, self.scaled_promotion)
+            self.sow("intermediates", f"promotion_attention{level}", promote, reduce_fn=lambda _, new: new)
+            promotion.append(predict(f"oa_predict{level}", promote * f + f, stride))
+
+            f = rectification_features[level - 1]
+            appearance = cbp(f"ea_pre_predict{level}_g", f, 3, 3, 1)
+            # The authors' error features d; R = tanh(d) with d = CBPs(f) − g.
+            error_features = cbp(f"ea_e_pre_predict{level}_e", f, 3, 3, 1)
+            rectify = rectification_attention(appearance, error_features)
+            self.sow("intermediates", f"rectification_attention{level}", rectify, reduce_fn=lambda _, new: new)
+            for maps, name, x in (
+                (rectification, f"ea_predict{level}_g", rectify * appearance + appearance),
+                (error, f"ea_e_predict{level}_e", error_features - appearance),
+            ):
+                head = PredictionHead(self.channels, stride, False, self.axis_name, self.dtype, name=name)
+                logits = Upsample(stride, self.dtype, name=f"{name}_upscore")(head(x, size, train))
+                maps.append(logits[:, : size[0], : size[1]].astype(jnp.float32))
+
+            x = purificatory[level - 1]
+            x = cbp(f"feature_upscore{level}_2", promote * x + x, 3)
+            saliency.append(predict(f"predict{level}", rectify * x + x, stride))
+        return Maps(tuple(saliency), tuple(promotion), tuple(rectification), tuple(error))
+
+
+def build_model(
+    config: Mapping[str, Any], *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32
+) -> PurNet:
+    """The network that a model configuration describes.
+
+    Args:
+      config: `backbone` ("resnet50", "vgg16" or "mobilenet_v2") and, optionally, `channels`, `attention` and
+        `scaled_promotion` as in `PurNet`.
+      axis_name, dtype: as in `PurNet`.
+
+    Raises:
+      InputError: an unknown key or backbone.
+    """
+    config = dict(config)
+    name = config.pop("backbone", None)
+    if name not in EXTRACTORS:
+        raise InputError(f"model.backbone: {name!r} is none of {', '.join(EXTRACTORS)}")
+    unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion"})
+    if unknown:
+        raise InputError(f"model.{unknown[0]}: no such setting")
+    backbone = EXTRACTORS[name](axis_name=axis_name, dtype=dtype)
+    return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, **config)
+
+
+def model_config(model: PurNet) -> dict[str, Any]:
+    """The configuration that `build_model` makes `model` from (device axis and compute dtype are not part of it)."""
+    names = {extractor: name for name, extractor in EXTRACTORS.items()}
+    return {
+        "backbone": names[type(model.backbone)],  # type: ignore[index]
+        "channels": model.channels,
+        "attention": model.attention,
+        "scaled_promotion": model.scaled_promotion,
+    }

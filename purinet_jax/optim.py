@@ -1,0 +1,110 @@
+"""Optimisers: parameter groups by name, and their rates over time (`purnet.md` §4).
+
+Four groups follow the losses: `backbone`, `purificatory`, `promotion` (`oa_`) and `rectification` (`ea_`). Each is
+split into biases and the rest, since biases have twice the rate and no weight decay.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import optax
+
+from purinet_jax.errors import InputError
+
+GROUPS = ("backbone", "purificatory", "promotion", "rectification")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters are updated; the defaults are the released stage 2 and 3.
+
+    Attributes:
+      name: "sgd" (momentum, weight decay added to the gradient) or "adamw" (decoupled weight decay).
+      rate: the base learning rate.
+      group_rates: each group's rate as a multiple of `rate`; a bias has twice its group's.
+      decaying_groups: the groups whose rate falls by (1 − step/steps)^power; the others stay constant.
+      power: the exponent of that decay.
+      warmup_steps: the rate of all groups rises linearly from 0 over this many steps.
+      momentum: SGD's momentum.
+      weight_decay: on everything but biases.
+      clip_norm: bound on the gradient's global norm, or `None`.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    rate: float = 1e-3
+    group_rates: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {"backbone": 1.0, "purificatory": 1.0, "promotion": 10.0, "rectification": 10.0}
+    )
+    decaying_groups: tuple[str, ...] = ("backbone",)
+    power: float = 0.9
+    warmup_steps: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adamw"):
+            raise InputError(f"optimizer.name: {self.name!r} is neither sgd nor adamw")
+        for key, groups in (("group_rates", self.group_rates), ("decaying_groups", self.decaying_groups)):
+            for group in groups:
+                if group not in GROUPS:
+                    raise InputError(f"optimizer.{key}: {group!r} is none of {', '.join(GROUPS)}")
+        missing = [group for group in GROUPS if group not in self.group_rates]
+        if missing:
+            raise InputError(f"optimizer.group_rates: {missing[0]} is missing")
+
+
+def parameter_group(name: str) -> str:
+    """The group that a parameter's first name (`backbone`, `oa_convert5`, `predict1` …) belongs to."""
+    if name == "backbone":
+        return "backbone"
+    if name.startswith("oa_"):
+        return "promotion"
+    if name.startswith("ea_"):
+        return "rectification"
+    return "purificatory"
+
+
+def parameter_labels(params: Mapping[str, Any]) -> Any:
+    """A tree like `params` whose leaves are `<group>` or `<group>_bias`."""
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        group = parameter_group(path[0].key)
+        return f"{group}_bias" if path[-1].key == "bias" else group
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def learning_rate(config: OptimizerConfig, steps: int, group: str) -> optax.Schedule:
+    """The rate of a group's weights over `steps` steps."""
+    rate = config.rate * config.group_rates[group]
+    if group in config.decaying_groups:
+        schedule = optax.polynomial_schedule(rate, 0.0, config.power, steps)
+    else:
+        schedule = optax.constant_schedule(rate)
+    if config.warmup_steps:
+        warmup = optax.linear_schedule(0.0, 1.0, config.warmup_steps)
+        return lambda step: warmup(step) * schedule(step)
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a run of `steps` steps."""
+    if steps < 1:
+        raise InputError(f"steps: {steps} is not at least 1")
+
+    def update(group: str, bias: bool) -> optax.GradientTransformation:
+        schedule = learning_rate(config, steps, group)
+        multiple = 2.0 if bias else 1.0
+        decay = [] if bias else [optax.add_decayed_weights(config.weight_decay)]
+        rate = optax.scale_by_learning_rate(lambda step: multiple * schedule(step))
+        if config.name == "sgd":
+            return optax.chain(*decay, optax.trace(config.momentum), rate)
+        return optax.chain(optax.scale_by_adam(), *decay, rate)
+
+    transforms = {group: update(group, bias=False) for group in GROUPS}
+    transforms |= {f"{group}_bias": update(group, bias=True) for group in GROUPS}
+    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    return optax.chain(*clip, optax.partition(transforms, parameter_labels))

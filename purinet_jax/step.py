@@ -1,0 +1,165 @@
+"""The train step: a pure function of state and batch on one device, and the one place where it is pmapped.
+
+One forward pass, one `jax.vjp`, three cotangents: the extractor and the purificatory pyramid follow the main and
+structural losses, the promotion pyramid its own, the rectification pyramid its own two (`purnet.md` §4). The main
+gradient still passes through both attentions into the extractor.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.core import FrozenDict
+from jax import Array, lax
+from jax.interpreters import ad
+
+from purinet_jax.losses import Objective, purnet_losses, total_loss
+from purinet_jax.model import PurNet
+from purinet_jax.optim import parameter_group
+
+AXIS = "devices"
+
+Batch = Mapping[str, Array]
+Variables = Mapping[str, Any]
+# The losses that each cotangent stands for, and the parameter groups that follow it.
+FOLLOWS = {
+    "backbone": ("main", "structural"),
+    "purificatory": ("main", "structural"),
+    "promotion": ("promotion",),
+    "rectification": ("rectification_saliency", "rectification_error"),
+}
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes, and (static) how it is changed. One copy, whatever the number of devices."""
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    optimizer_state: Any
+    model: PurNet = flax.struct.field(pytree_node=False)
+    optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
+    objective: Objective = flax.struct.field(pytree_node=False)
+    accumulate: int = flax.struct.field(pytree_node=False, default=1)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and BatchNorm statistics, as `model.apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: PurNet,
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    accumulate: int = 1,
+) -> TrainState:
+    """The state before the first step. `variables` are copied: the step donates its state's buffers."""
+    params, batch_stats = jax.tree.map(
+        lambda x: jnp.array(x, copy=True), (dict(variables["params"]), dict(variables.get("batch_stats", {})))
+    )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        optimizer_state=optimizer.init(params),
+        model=model,
+        optimizer=optimizer,
+        objective=objective,
+        accumulate=accumulate,
+    )
+
+
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """uint8 RGB [batch, height, width, 3] → float32, (x/255 − mean) / std; float images are normalised already."""
+    if images.dtype != jnp.uint8:
+        return images
+    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
+def gradients(
+    state: TrainState, batch_stats: Any, batch: Batch
+) -> tuple[Any, Any, dict[str, Array]]:
+    """Each group's gradient of its own losses, the updated BatchNorm statistics, and the losses by term and level."""
+
+    def forward(params: Any) -> tuple[tuple[Array, ...], tuple[Any, dict[str, Array]]]:
+        images = normalise(batch["image"], state.model.backbone.pixel_mean, state.model.backbone.pixel_std)
+        maps, updates = state.model.apply(
+            {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
+        )
+        losses = purnet_losses(maps, batch, state.objective)
+        sums = tuple(
+            total_loss({name: losses[name] for name in names if name in losses})
+            for names in followed
+        )
+        return sums, (updates.get("batch_stats", {}), losses)
+
+    groups = {name: parameter_group(name) for name in state.params}
+    followed = tuple(dict.fromkeys(FOLLOWS[group] for group in groups.values()))
+    sums, pullback, (batch_stats, losses) = jax.vjp(forward, state.params, has_aux=True)
+    result: dict[str, Any] = {}
+    for i, names in enumerate(followed):
+        # Symbolic zeros: what the other losses would add is not computed, and XLA drops the gradients not taken.
+        cotangents = tuple(
+            jnp.ones_like(x) if i == j else ad.Zero(jax.typeof(x)) for j, x in enumerate(sums)
+        )
+        (gradient,) = pullback(cotangents)
+        result |= {name: gradient[name] for name, group in groups.items() if FOLLOWS[group] == names}
+    return {name: result[name] for name in state.params}, batch_stats, losses
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    """One update from one device's share of the batch.
+
+    Args:
+      state: the same on every device.
+      batch: `image` [batch, height, width, 3] (uint8, or float and normalised), `mask` [batch, height, width, 1],
+        `superpixels` [batch, height, width] where the objective asks for them. With `state.accumulate` = n, the
+        batch is taken in n equal parts one after the other, and their gradients are averaged.
+
+    Returns:
+      The next state, and the metrics of this device: each loss term by level [levels], `loss` and `gradient_norm`.
+      Where the model has a device axis, gradients and BatchNorm statistics are averaged over it.
+    """
+    axis = state.model.axis_name
+    if state.accumulate == 1:
+        gradient, batch_stats, losses = gradients(state, state.batch_stats, batch)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(state.accumulate, -1, *x.shape[1:]), dict(batch))
+
+        def accumulate(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], dict[str, Array]]:
+            gradient, batch_stats, losses = gradients(state, carry[1], part)
+            return (jax.tree.map(jnp.add, carry[0], gradient), batch_stats), losses
+
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+        (gradient, batch_stats), losses = lax.scan(accumulate, start, parts)
+        gradient = jax.tree.map(lambda g: g / state.accumulate, gradient)
+        losses = jax.tree.map(lambda x: x.mean(0), losses)
+    if axis is not None:
+        gradient = lax.pmean(gradient, axis)
+    updates, optimizer_state = state.optimizer.update(gradient, state.optimizer_state, state.params)
+    metrics = {**losses, "loss": total_loss(losses), "gradient_norm": optax.global_norm(gradient)}
+    state = state.replace(  # type: ignore[attr-defined]
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        optimizer_state=optimizer_state,
+    )
+    return state, metrics
+
+
+def pmap_step(
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """`train_step` on all `devices` at once: the state has no device axis, batch and metrics lead with one.
+
+    The model must have been built with `axis_name=AXIS`. The state is donated.
+    """
+    return jax.pmap(
+        train_step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices
+    )
