@@ -7,7 +7,7 @@ in, out] is a transposed convolution's `weight`, `scale` and `slope` are the `we
 Parameters and BatchNorm statistics are float32; `dtype` is what the layer computes in.
 """
 
-from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -16,13 +16,13 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-def convolution(
-    x: Array, kernel: Array, *, stride: int = 1, dilation: int = 1, padding: Sequence[tuple[int, int]] | str = "VALID"
-) -> Array:
-    """2-D convolution of `x` [batch, height, width, in] with `kernel` [height, width, in, out]."""
+def convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Padding) -> Array:
+    """2-D convolution of `x` [batch, height, width, in] with `kernel` [height, width, in, out], NHWC."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -31,6 +31,49 @@ def convolution(
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Padding) -> Array:
+    """`convolution` of stride 1 whose kernel's gradient is, on CPUs, one matrix product per tap.
+
+    XLA's CPU backend writes that gradient as a convolution with a window as large as the image, which takes twice as
+    long and transposes both operands first. Other platforms keep XLA's own form.
+    """
+    return convolution(x, kernel, 1, dilation, padding)
+
+
+def _unit_stride_forward(
+    x: Array, kernel: Array, dilation: int, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolution(x, kernel, 1, dilation, padding), (x, kernel)
+
+
+def _unit_stride_backward(
+    dilation: int, padding: Padding, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+
+    def kernel_gradient(x: Array, gradient: Array) -> Array:
+        return jax.vjp(lambda k: convolution(x, k, 1, dilation, padding), kernel)[1](gradient)[0]
+
+    def kernel_gradient_by_taps(x: Array, gradient: Array) -> Array:
+        height, width = gradient.shape[1:3]
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        taps = [
+            jnp.einsum("bhwi,bhwo->io", x[:, row : row + height, column : column + width], gradient)
+            for row in range(0, dilation * kernel.shape[0], dilation)
+            for column in range(0, dilation * kernel.shape[1], dilation)
+        ]
+        return jnp.stack(taps).reshape(kernel.shape)
+
+    (x_gradient,) = jax.vjp(lambda x: convolution(x, kernel, 1, dilation, padding), x)[1](gradient)
+    return x_gradient, lax.platform_dependent(
+        x, gradient, cpu=kernel_gradient_by_taps, default=kernel_gradient
+    )
+
+
+unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
 
 
 class Conv(nn.Module):
@@ -56,9 +99,11 @@ class Conv(nn.Module):
             y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
         else:
             pad = self.dilation * (self.kernel_size // 2)
-            y = convolution(
-                x, kernel, stride=self.stride, dilation=self.dilation, padding=((pad, pad), (pad, pad))
-            )
+            padding = ((pad, pad), (pad, pad))
+            if self.stride == 1:
+                y = unit_stride_convolution(x, kernel, self.dilation, padding)
+            else:
+                y = convolution(x, kernel, self.stride, self.dilation, padding)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
@@ -173,7 +218,8 @@ def transposed_convolution(x: Array, kernel: Array, stride: int) -> Array:
     # [tap, phase, tap, phase, in, out], taps reversed, → [tap, tap, in, phase · phase · out]
     taps = kernel.reshape(2, stride, 2, stride, -1, features)[::-1, :, ::-1]
     taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, -1, stride * stride * features)
-    y = convolution(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), taps)
+    # Padded by hand: a padded convolution whose output is larger than its input is the slow path's other form.
+    y = unit_stride_convolution(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), taps, 1, ((0, 0), (0, 0)))
     y = y.reshape(batch, height + 1, width + 1, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(batch, (height + 1) * stride, (width + 1) * stride, features)
     crop = stride // 2

@@ -1,6 +1,6 @@
-"""Superpixels for the structural similarity loss: small regions of alike pixels, as labels per pixel. They come from
-SLIC, computed once per image and kept as PNG files beside the data set, or from files the user has (the authors'
-`.mat` files, or PNGs).
+"""Superpixels for the structural similarity loss: small regions of alike pixels, as labels per pixel. They
+come from SLIC, computed once per image and kept as PNG files beside the data set, or from files the user has
+(the authors' `.mat` files, or PNGs).
 """
 
 import os
@@ -69,9 +69,9 @@ def load_mat(path: str | Path) -> np.ndarray:
 class SuperpixelCache:
     """SLIC labels, computed when first asked for and kept as one PNG per image.
 
-    A file carries a checksum of the image and the settings it was computed from, so that a changed image is computed
-    anew, as is a damaged file. Several processes may ask for the same image at once: each writes the same file, and
-    whole.
+    A file carries a checksum of the image and the settings it was computed from, so that a changed image is
+    computed anew, as is a damaged file. Several processes may ask for the same image at once: each writes the
+    same file, and whole.
     """
 
     def __init__(self, folder: str | Path, regions: int = 200) -> None:
@@ -108,13 +108,13 @@ class SuperpixelCache:
         write_atomically(path, to_png(stored, {_SIGNATURE: signature}))
         return labels
 
-
     def check(self, name: str, height: int, width: int) -> None:
         """Nothing to find out beforehand: whatever is missing or damaged is computed."""
 
 
 class SuperpixelFolder:
-    """Labels that the user has: `<name>.mat` (see `load_mat`) or `<name>.png` (8- or 16-bit grey) per image."""
+    """Labels that the user has: `<name>.mat` (see `load_mat`) or `<name>.png` (8- or 16-bit grey) per
+    image."""
 
     def __init__(self, folder: str | Path) -> None:
         """Args:
@@ -160,9 +160,8 @@ class SuperpixelFolder:
         path = self.folder / self._files[name]
         labels = load_mat(path) if path.suffix.lower() == ".mat" else read_values(path)[0]
         if labels.shape != (height, width):
-            raise InputError(
-                f"{path}: superpixels of {labels.shape[1]}×{labels.shape[0]}, but the image has {width}×{height}"
-            )
+            size = f"{labels.shape[1]}×{labels.shape[0]}"
+            raise InputError(f"{path}: the superpixels are {size}, but the image is {width}×{height}")
         return labels
 
 
@@ -192,7 +191,8 @@ def cache_folder(data: str | Path, fallback: str | Path | None = None) -> Path:
 def _writable(folder: Path) -> bool:
     try:
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
-        # For root every folder is writable, and containers run as root; one that nobody may write to stays untouched.
+        # For root every folder is writable, and containers run as root; one that nobody may write to stays
+        # untouched.
         if not nearest.stat().st_mode & 0o222:
             return False
         folder.mkdir(parents=True, exist_ok=True)

@@ -172,6 +172,12 @@ def write_tensors(
             temporary.unlink(missing_ok=True)
 
 
+def readable(name: object) -> str:
+    """A name out of a file, fit for a message of one line: printable and short."""
+    text = str(name) if isinstance(name, str) else type(name).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
+
+
 def _known_ending(path: Path) -> str:
     """The ending of a file's name in lower case, if it is one that is read."""
     endings = (*PYTORCH_SUFFIXES, *WRITABLE_SUFFIXES)
@@ -404,7 +410,7 @@ def _read_pickle(stream: io.BytesIO, storages: dict[str, _Storage] | None = None
                 name, module = stack.pop(), stack.pop()
                 stack.append(_symbol(module, name))
             case "INST":
-                raise _Unusable(f"refuses to load {_readable('.'.join(argument.split(' ', 1)))}")
+                raise _Unusable(f"refuses to load {readable('.'.join(argument.split(' ', 1)))}")
             case "REDUCE":
                 arguments, symbol = stack.pop(), stack.pop()
                 stack.append(_reduce(symbol, arguments))
@@ -436,12 +442,6 @@ def _pairs(pairs: Any) -> dict[Any, Any]:
     return dictionary
 
 
-def _readable(name: object) -> str:
-    """A name out of a file, fit for a message: printable and short."""
-    text = str(name) if isinstance(name, str) else type(name).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])
-
-
 def _is_count(value: object) -> bool:
     """Whether a value out of a file can be a length, stride or offset."""
     # The bound keeps the arithmetic on them short: a pickle can hold a number of a million digits.
@@ -450,7 +450,7 @@ def _is_count(value: object) -> bool:
 
 def _symbol(module: object, name: object) -> _Symbol:
     """The global `module.name`, if it is one that describes tensors."""
-    full = f"{_readable(module)}.{_readable(name)}"
+    full = f"{readable(module)}.{readable(name)}"
     if full in _BUILDERS or (module in _STORAGE_MODULES and name in _STORAGE_DTYPES):
         return _Symbol(full)
     raise _Unusable(f"refuses to load {full}: only tensors and plain containers are read")
@@ -476,7 +476,7 @@ def _reduce(symbol: object, arguments: object) -> Any:
     if not isinstance(storage, _Storage):
         raise _Unusable("damaged pickle: a tensor without a storage")
     if len(rest) > 2 and rest[2]:
-        raise _Unusable(f"refuses tensors with flags ({_readable(', '.join(map(_readable, rest[2])))})")
+        raise _Unusable(f"refuses tensors with flags ({readable(', '.join(map(readable, rest[2])))})")
     if (
         type(shape) is not tuple
         or type(strides) is not tuple
@@ -499,7 +499,7 @@ def _persistent(description: object) -> _Storage:
     """The storage that a persistent id describes: ("storage", type, key, device, count[, view of it])."""
     if type(description) is not tuple or len(description) not in (5, 6) or description[0] != "storage":
         kind = description[0] if type(description) is tuple and description else description
-        raise _Unusable(f"refuses a persistent object that is no storage ({_readable(kind)})")
+        raise _Unusable(f"refuses a persistent object that is no storage ({readable(kind)})")
     symbol, key, _, count = description[1:5]
     if not isinstance(symbol, _Symbol) or symbol.name in _BUILDERS:
         raise _Unusable("damaged pickle: a storage without a type")
@@ -524,7 +524,7 @@ def _state_dict(value: object) -> dict[str, _Tensor]:
                     break
     if not found or not all(isinstance(name, str) for name in found):
         kind = (
-            f"keys {', '.join(map(_readable, list(value)[:5]))}"
+            f"keys {', '.join(map(readable, list(value)[:5]))}"
             if isinstance(value, dict)
             else type(value).__name__
         )
@@ -577,14 +577,14 @@ class _Archive:
     def read(self, name: str) -> bytes:
         """The bytes of one member, its checksum compared."""
         if name not in self.members:
-            raise _Unusable(f"has no {_readable(name)}")
+            raise _Unusable(f"has no {readable(name)}")
         member = self.members[name]
         with self.file.open(member) as stream:
             # A size is given since `read()` without one unpacks all there is, whatever the directory
             # promised.
             content = stream.read(member.file_size)
             if stream.read(1) or len(content) != member.file_size:
-                raise _Unusable(f"{_readable(name)} is not as long as promised")
+                raise _Unusable(f"{readable(name)} is not as long as promised")
         return content
 
 
@@ -595,7 +595,7 @@ def _open_archive(path: Path) -> Iterator[_Archive]:
     with zipfile.ZipFile(path) as file:
         members: dict[str, zipfile.ZipInfo] = {}
         for member in file.infolist():
-            name = _readable(member.filename)
+            name = readable(member.filename)
             if member.filename in members:
                 raise _Unusable(f"has two members {name}")
             # The other methods unpack without a bound on what one call may return.
@@ -615,11 +615,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with _open_archive(path) as archive:
         for name in archive.members:
             if not name.endswith(".npy"):
-                raise _Unusable(f"{_readable(name)} in it is no array")
+                raise _Unusable(f"{readable(name)} in it is no array")
             if name != f"{_METADATA}.npy":
                 array = _parse_npy(archive.read(name), name)
                 if array.dtype.kind not in "biuf":
-                    raise _Unusable(f"{_readable(name)} holds {array.dtype}, which is no number")
+                    raise _Unusable(f"{readable(name)} holds {array.dtype}, which is no number")
                 tensors[name.removesuffix(".npy")] = array
     return tensors
 
@@ -637,12 +637,12 @@ def _parse_npy(content: bytes, name: str) -> np.ndarray:
     )
     shape, column_major, dtype = read_header(stream)
     if dtype.hasobject:
-        raise _Unusable(f"refuses {_readable(name)}: it holds pickled Python objects")
+        raise _Unusable(f"refuses {readable(name)}: it holds pickled Python objects")
     if (
         any(length < 0 for length in shape)
         or math.prod(shape) * dtype.itemsize != len(content) - stream.tell()
     ):
-        raise _Unusable(f"{_readable(name)} is not as long as its shape {shape} says")
+        raise _Unusable(f"{readable(name)} is not as long as its shape {shape} says")
     flat = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
     array = flat.reshape(shape[::-1]).T if column_major else flat.reshape(shape)
     return np.array(array, array.dtype.newbyteorder("="), order="C")
@@ -670,7 +670,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     tensors = {}
     for name, entry in safetensors.deserialize(path.read_bytes()):
         if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise _Unusable(f"{_readable(name)} holds {entry['dtype']}, which is not read")
+            raise _Unusable(f"{readable(name)} holds {entry['dtype']}, which is not read")
         # The library's own NumPy reader has no bfloat16.
         dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
         stored = np.frombuffer(entry["data"], np.uint8 if dtype == np.bool_ else dtype).reshape(

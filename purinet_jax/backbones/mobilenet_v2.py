@@ -23,8 +23,8 @@ class StridedConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", he_normal, (3, 3, x.shape[-1], self.features))
-        padding = [same_padding(side, 3, 2) for side in x.shape[1:3]]
-        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), stride=2, padding=padding)
+        padding = (same_padding(x.shape[1], 3, 2), same_padding(x.shape[2], 3, 2))
+        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding)
 
 
 class DepthwiseConv(nn.Module):

@@ -1,5 +1,5 @@
-"""The released augmentation, as plain functions on NumPy arrays: squash to a square, mirror, turn by a few degrees,
-always image, mask and superpixels together. Images stay uint8; the device normalises them.
+"""The released augmentation, as plain functions on NumPy arrays: squash to a square, mirror, turn by a few
+degrees, always image, mask and superpixels together. Images stay uint8; the device normalises them.
 """
 
 import cv2
@@ -34,7 +34,8 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
       [height, width], of the same dtype; no label that was not there before.
     """
-    # INTER_NEAREST takes a pixel's corner for its centre and would shift labels against the image by half a pixel.
+    # INTER_NEAREST takes a pixel's corner for its centre and would shift labels against the image by half a
+    # pixel.
     return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
@@ -59,10 +60,11 @@ def rotate_labels(labels: np.ndarray, degrees: float) -> np.ndarray:
       degrees: counter-clockwise.
 
     Returns:
-      [height, width], of the same dtype. What comes from outside the frame is 0: ground in a mask, region 0 in
-      superpixels.
+      [height, width], of the same dtype. What comes from outside the frame is 0: ground in a mask, region 0
+      in superpixels.
     """
-    return _rotate(labels, degrees, cv2.INTER_NEAREST)
+    # OpenCV rounds ties differently for bytes and for wider numbers, but mask and superpixels must agree.
+    return _rotate(labels.astype(np.int32, copy=False), degrees, cv2.INTER_NEAREST).astype(labels.dtype)
 
 
 def augment(

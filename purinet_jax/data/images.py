@@ -1,6 +1,6 @@
-"""Image files in and out: the one room where bytes become arrays. It reads every kind of file a data set has been
-seen to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks stored as 0/1), refuses what cannot be read
-with one line that names the file, and writes files so that a reader never meets half of one.
+"""Image files in and out: the one room where bytes become arrays. It reads every kind of file a data set has
+been seen to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks stored as 0/1), refuses what
+cannot be read with one line that names the file, and writes files so that a reader never meets half of one.
 """
 
 import io
@@ -43,8 +43,8 @@ _warnings_lock = threading.Lock()
 def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Reads an image file as colours.
 
-    Grey is repeated three times, alpha is dropped, 16-bit values are scaled to 8 bits, and the image stands upright
-    as its EXIF orientation says.
+    Grey is repeated three times, alpha is dropped, 16-bit values are scaled to 8 bits, and the image stands
+    upright as its EXIF orientation says.
 
     Args:
       source: the file's path, or its bytes.
@@ -75,8 +75,9 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
 def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Reads a mask file as 0 (ground) and 1 (object).
 
-    Grey values are cut at half of the file's range: 128 of 255, 32768 of 65535. A file whose brightest value is 1
-    holds zeros and ones and is taken as they stand, and a 16-bit file with nothing above 255 holds 8-bit values.
+    Grey values are cut at half of the file's range: 128 of 255, 32768 of 65535. A file whose brightest value
+    is 1 holds zeros and ones and is taken as they stand, and a 16-bit file with nothing above 255 holds 8-bit
+    values.
 
     Args:
       source: the file's path, or its bytes.
@@ -212,7 +213,8 @@ def _unusable(name: str, reason: str) -> InputError:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keeps Pillow's remarks on headers (size, odd metadata) from the user: what matters is raised as an error.
+    """Keeps Pillow's remarks on headers (size, odd metadata) from the user: what matters is raised as an
+    error.
 
     Warning filters belong to the whole process, so threads take turns; only headers are parsed inside.
     """

@@ -1,5 +1,6 @@
-"""Data sets of images and their masks, read one pair at a time from a folder or straight from a zip. What is wrong
-with a data set is said when it is opened, as far as names can tell, and by `check_pairs`, which decodes every file.
+"""Data sets of images and their masks, read one pair at a time from a folder or straight from a zip. What is
+wrong with a data set is said when it is opened, as far as names can tell, and by `check_pairs`, which decodes
+every file.
 """
 
 import hashlib
@@ -19,8 +20,8 @@ import numpy as np
 from purinet_jax.data.images import EXTENSIONS, check_image, read_mask, read_rgb
 from purinet_jax.errors import InputError
 
-# Compared without case and separators, from the end: "DUTS-TR-Image", "Imgs", "ground_truth_mask", "GT". DUT-OMRON's
-# own name for its masks fits no rule.
+# Compared without case and separators, from the end: "DUTS-TR-Image", "Imgs", "ground_truth_mask", "GT".
+# DUT-OMRON's own name for its masks fits no rule.
 _IMAGE_FOLDERS = ("image", "images", "img", "imgs")
 _MASK_FOLDERS = ("mask", "masks", "gt", "gts", "groundtruth", "pixelwisegtnewpng")
 
@@ -117,7 +118,8 @@ class _Zip:
     def members(self) -> list[tuple[str, int]]:
         found = []
         for member in self._archive().infolist():
-            # Nothing is ever unpacked to a path; but a zip with such names was made to harm, and is not trusted.
+            # Nothing is ever unpacked to a path; but a zip with such names was made to harm, and is not
+            # trusted.
             raw = member.orig_filename
             if "\\" in raw or raw.startswith("/") or re.match("[A-Za-z]:", raw) or ".." in raw.split("/"):
                 raise InputError(f"{self.path}: the member {raw!r} leaves the folder")
@@ -137,13 +139,16 @@ class _Zip:
             return archive.read(information)
         except InputError:
             raise
-        except Exception as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
+        except (
+            Exception
+        ) as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
             raise InputError(f"{self.path}/{member}: damaged in the zip: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Images and masks by index, as `open_pairs` found them. Can be pickled; a worker process opens its own zip.
+    """Images and masks by index, as `open_pairs` found them. Can be pickled; a worker process opens its own
+    zip.
 
     `names` are the files' names without endings, sorted.
     """
@@ -193,8 +198,8 @@ class Pairs:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over names and file sizes: another one means another data set. The same for a folder and
-        for a zip of it."""
+        """SHA-256, in hex, over names and file sizes: another one means another data set. The same for a
+        folder and for a zip of it."""
         digest = hashlib.sha256()
         for name, (image, mask) in zip(self.names, self.sizes, strict=True):
             digest.update(f"{name}\0{image}\0{mask}\n".encode("utf-8", "surrogateescape"))
@@ -246,21 +251,23 @@ def open_pairs(
 ) -> Pairs:
     """Opens a data set: a folder of images beside a folder of masks, paired by name.
 
-    The two folders are recognised by their names, in any case: `…Image`, `images`, `Imgs`, `im` and `…Mask`, `masks`,
-    `GT`, `ground_truth`. They may lie one folder down.
+    The two folders are recognised by their names, in any case: `…Image`, `images`, `Imgs`, `im` and `…Mask`,
+    `masks`, `GT`, `ground_truth`. They may lie one folder down.
 
     Args:
       path: a folder, or a zip of it (read in place, not unpacked).
-      superpixels: "slic" to compute them, once, into `<path without .zip>.superpixels`; a folder of `.mat` or `.png`
-        files with the images' names; None for no superpixels.
-      superpixel_fallback: a folder for computed superpixels where the one beside the data set is not writable.
+      superpixels: "slic" to compute them, once, into `<path without .zip>.superpixels`; a folder of `.mat` or
+        `.png` files with the images' names; None for no superpixels.
+      superpixel_fallback: a folder for computed superpixels where the one beside the data set is not
+        writable.
 
     Returns:
       The pairs, sorted by name.
 
     Raises:
-      InputError: there is no such data set, it is empty, images and masks do not match, two files share a name, a
-        zip's member leaves the folder or is encrypted, or the superpixels have no place or are incomplete.
+      InputError: there is no such data set, it is empty, images and masks do not match, two files share a
+        name, a zip's member leaves the folder or is encrypted, or the superpixels have no place or are
+        incomplete.
     """
     path = Path(path)
     if not path.exists():
@@ -280,7 +287,9 @@ def open_pairs(
     if lacking := sorted(masks.keys() - images.keys()):
         raise InputError(f"{path}: no image in {image_folder} for {_some(lacking, 'mask')}")
     names = tuple(sorted(images))
-    source = None if superpixels is None else _superpixel_source(path, names, superpixels, superpixel_fallback)
+    source = (
+        None if superpixels is None else _superpixel_source(path, names, superpixels, superpixel_fallback)
+    )
     return Pairs(
         path=path,
         names=names,
@@ -326,7 +335,8 @@ def images_in(*paths: str | Path) -> list[Path]:
     """Collects image files to predict on.
 
     Args:
-      paths: files, taken as they are, and folders, of which the files with an image's ending (in any case) are taken.
+      paths: files, taken as they are, and folders, of which the files with an image's ending (in any case)
+        are taken.
 
     Returns:
       The files in the order given, those of a folder sorted; each once.
@@ -396,7 +406,7 @@ def _find_folders(
     ]
     if not candidates:
         raise InputError(
-            f"{path}: no folder with images beside a folder with masks, such as DUTS-TR-Image and DUTS-TR-Mask"
+            f"{path}: no folder of images beside a folder of masks, such as DUTS-TR-Image and DUTS-TR-Mask"
         )
     if len(candidates) > 1:
         listed = _some([f"{image} with {mask}" for image, mask in candidates], "candidate")

@@ -1,12 +1,14 @@
-"""From a data set to batches: grain shuffles, repeats, and reads ahead in threads or worker processes. Every example's
-augmentation follows from seed, epoch and example alone, so the same bytes come out for any number of workers, and
-training resumes at any batch by its number.
+"""From a data set to batches: grain shuffles, repeats, and reads ahead in threads or worker processes. Every
+example's augmentation follows from seed, epoch and example alone, so the same bytes come out for any number
+of workers, and training resumes at any batch by its number.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -24,19 +26,28 @@ class Batches(Iterator[Batch]):
     """An iterator over batches that owns threads or worker processes; `close` (or `with`) stops them."""
 
     def __init__(self, iterator: Any) -> None:
-        self._iterator = iterator
+        # Held in a list that the finaliser empties: grain's iterators complain when they are left for the
+        # interpreter's exit to collect.
+        self._held = [iterator]
+        self._finalise = weakref.finalize(self, _stop, self._held)
 
     def __next__(self) -> Batch:
+        if not self._held:
+            raise StopIteration
         try:
-            return next(self._iterator)
+            batch = next(self._held[0])
         except BaseException:
-            # After an error, the end, or Ctrl-C nothing follows, and idle workers would outlive the traceback.
+            # After an error, the end, or Ctrl-C nothing follows; idle workers would outlive the traceback.
             self.close()
             raise
+        # A worker's arrays lie in shared memory; copied, they are the caller's, whenever they are dropped.
+        return {
+            key: np.array(value) if type(value) is not np.ndarray else value for key, value in batch.items()
+        }
 
     def close(self) -> None:
         """Stops the threads or worker processes; what they had prepared is dropped. May be called twice."""
-        self._iterator.close()
+        self._finalise()
 
     def __enter__(self) -> Self:
         return self
@@ -45,6 +56,11 @@ class Batches(Iterator[Batch]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _stop(held: list[Any]) -> None:
+    while held:
+        held.pop().close()
 
 
 def training_batches(
@@ -74,17 +90,19 @@ def training_batches(
       flip: probability of mirroring, 0 to 1.
       rotate: turns by up to this many degrees to either side.
       max_regions: superpixel labels must be below this; None for no bound.
-      shard: which share of each global batch to read, 0 to `shards` - 1; on several hosts `jax.process_index()`.
-      shards: number of shares; `jax.process_count()`. The shares of batch n together are batch n of a single host
-        with `shards` times the batch size.
+      shard: which share of each global batch to read, 0 to `shards` - 1; on several hosts
+        `jax.process_index()`.
+      shards: number of shares; `jax.process_count()`. The shares of batch n together are batch n of a single
+        host with `shards` times the batch size.
       prefetch: batches prepared ahead, per worker.
 
     Returns:
-      Batches of `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size, 1] of 0 and 1, `index` int32
-      [batch] in the data set, and, if the data set has them, `superpixels` int32 [batch, size, size].
+      Batches of `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size, 1] of 0 and 1, `index`
+      int32 [batch] in the data set, and, if the data set has them, `superpixels` int32 [batch, size, size].
 
     Raises:
-      InputError: a setting is out of range or the data set is empty; from the iterator, a file cannot be used.
+      InputError: a setting is out of range or the data set is empty; from the iterator, a file cannot be
+        used.
     """
     import grain
 
@@ -97,8 +115,8 @@ def training_batches(
     _check_common(pairs, batch_size, size, workers, prefetch)
     prepare = _Augmented(pairs, size, seed, flip, rotate, max_regions)
     dataset = grain.MapDataset.source(pairs).seed(seed).shuffle().repeat().map_with_index(prepare)
-    # Shares are cut from single examples, after every position has its randomness: no host's share depends on how
-    # many there are.
+    # Shares are cut from single examples, after every position has its randomness: no host's share depends on
+    # how many there are.
     dataset = dataset[shard::shards].batch(batch_size, drop_remainder=True, batch_fn=_stack)[start:]
     return _read_ahead(dataset, workers, prefetch)
 
@@ -123,11 +141,12 @@ def evaluation_batches(
       prefetch: batches prepared ahead, per worker.
 
     Returns:
-      Batches as `training_batches` gives them, with `valid` bool [batch] as well. All are full: the last one is
-      filled up with zeros, where `valid` is false and `index` is -1.
+      Batches as `training_batches` gives them, with `valid` bool [batch] as well. All are full: the last one
+      is filled up with zeros, where `valid` is false and `index` is -1.
 
     Raises:
-      InputError: a setting is out of range or the data set is empty; from the iterator, a file cannot be used.
+      InputError: a setting is out of range or the data set is empty; from the iterator, a file cannot be
+        used.
     """
     import grain
 
@@ -200,7 +219,7 @@ class _Padded:
 
 
 def _parts(index: int, image: np.ndarray, mask: np.ndarray, superpixels: np.ndarray | None) -> Batch:
-    parts = {"image": image, "mask": mask[:, :, None], "index": np.int32(index)}
+    parts: dict[str, Any] = {"image": image, "mask": mask[:, :, None], "index": np.int32(index)}
     if superpixels is not None:
         parts["superpixels"] = superpixels
     return parts
@@ -236,10 +255,14 @@ def _check_common(pairs: Pairs, batch_size: int, size: int, workers: int, prefet
 
 def _read_ahead(dataset: Any, workers: int, prefetch: int) -> Batches:
     import grain
+    from absl import flags
 
     if workers == 0:
         threads = min(prefetch, os.cpu_count() or 1)
         return Batches(iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch))))
+    # grain asks absl's flags before it starts a process, and outside an absl program nobody has parsed any.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
     # One thread per process: processes are there to keep Python's lock out of the way.
     reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     options = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
@@ -249,9 +272,15 @@ def _read_ahead(dataset: Any, workers: int, prefetch: int) -> Batches:
 def _begin_worker(worker: int, workers: int) -> None:
     """Runs first in each worker process."""
     del worker, workers
-    # Ctrl-C goes to the whole group of processes; the main one stops its workers, in order and without tracebacks.
+    # Ctrl-C goes to the whole group of processes; the main one stops its workers, in order and without
+    # tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(os.getppid,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
 
 
-def _end_with(parent: Callable[[], int]) -> None: ...
+def _end_with_parent() -> None:
+    """A main process that is killed cannot stop its workers; without this they would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,244 @@
+"""Image files: every kind that a data set may hold is read; what cannot be read is named in one line."""
+
+import io
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from purinet_jax.data.images import (
+    PIXEL_LIMIT,
+    check_image,
+    read_mask,
+    read_rgb,
+    read_values,
+    to_png,
+    write_atomically,
+)
+from purinet_jax.errors import InputError
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def test_colours_from_path_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(RGB))
+    for source in (path, str(path), path.read_bytes()):
+        image = read_rgb(source)
+        assert image.dtype == np.uint8
+        assert image.flags.writeable
+        np.testing.assert_array_equal(image, RGB)
+
+
+def test_grey_is_repeated() -> None:
+    np.testing.assert_array_equal(read_rgb(encoded(RGB[..., 0])), np.repeat(RGB[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_dropped_not_blended(mode: str) -> None:
+    channels = {"RGBA": 3, "LA": 1}[mode]
+    alpha = np.arange(35, dtype=np.uint8).reshape(5, 7, 1)
+    image = Image.fromarray(np.concatenate([RGB[..., :channels], alpha], axis=2), mode=None)
+    assert image.mode == mode
+    expected = np.broadcast_to(RGB[..., :channels], (5, 7, 3))
+    np.testing.assert_array_equal(read_rgb(encoded(image)), expected)
+
+
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 128, 255])])
+def test_palette(transparency: int | bytes | None) -> None:
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    options = {} if transparency is None else {"transparency": transparency}
+    image = read_rgb(encoded(palette, **options))
+    np.testing.assert_array_equal(image, [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]])
+
+
+def test_cmyk() -> None:
+    image = read_rgb(encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG"))
+    assert image.shape == (16, 16, 3)
+    assert np.abs(image.astype(int) - [255, 0, 0]).max() <= 2
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
+    np.testing.assert_array_equal(read_rgb(encoded(values))[0, :, 0], [0, 0, 1, 128, 255])
+
+
+def test_one_bit() -> None:
+    bits = Image.fromarray(np.array([[0, 255, 255]], np.uint8)).convert("1")
+    np.testing.assert_array_equal(read_rgb(encoded(bits))[0, :, 2], [0, 255, 255])
+    np.testing.assert_array_equal(read_mask(encoded(bits)), [[0, 1, 1]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_exif_orientation(orientation: int, kind: str) -> None:
+    upright = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1),
+        7: RGB[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(RGB),
+    }[orientation]
+    data = encoded(RGB, kind, exif=turned(orientation))
+    np.testing.assert_array_equal(read_rgb(data), upright)
+    assert check_image(data) == upright.shape[:2]
+    mask = (RGB[..., 0] > 127) * np.uint8(255)
+    np.testing.assert_array_equal(
+        read_mask(encoded(mask, kind, exif=turned(orientation))), upright[..., 0] > 127
+    )
+
+
+def test_jpeg_check_knows_the_full_upright_size() -> None:
+    data = encoded(np.zeros((50, 83, 3), np.uint8), "JPEG", exif=turned(6))
+    assert check_image(data) == read_rgb(data).shape[:2] == (83, 50)
+
+
+def test_mask_is_cut_at_half() -> None:
+    values = np.array([[0, 1, 127, 128, 255]], np.uint8)
+    for file in (values, np.repeat(values[..., None], 3, axis=2)):
+        mask = read_mask(encoded(file))
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(mask, [[0, 0, 0, 1, 1]])
+
+
+def test_mask_of_zeros_and_ones_is_not_all_ground() -> None:
+    values = np.array([[0, 1, 1]], np.uint8)
+    for file in (values, np.repeat(values[..., None], 3, axis=2), values.astype(np.uint16)):
+        np.testing.assert_array_equal(read_mask(encoded(file)), values)
+
+
+def test_black_mask_is_all_ground() -> None:
+    assert read_mask(encoded(np.zeros((3, 3), np.uint8))).sum() == 0
+
+
+def test_sixteen_bit_mask() -> None:
+    values = np.array([[0, 32767, 32768, 65535]], np.uint16)
+    np.testing.assert_array_equal(read_mask(encoded(values)), [[0, 0, 1, 1]])
+    eight_in_sixteen = np.array([[0, 127, 128, 255]], np.uint16)
+    np.testing.assert_array_equal(read_mask(encoded(eight_in_sixteen)), [[0, 0, 1, 1]])
+
+
+def test_palette_masks() -> None:
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    palette.putpalette([0, 0, 0, 255, 255, 255])
+    np.testing.assert_array_equal(read_mask(encoded(palette)), [[0, 1]])
+    palette.putpalette([0, 0, 0, 128, 0, 0])  # as label maps have it; half of it would all be ground
+    with pytest.raises(InputError, match=r"^m\.png: .*palette of colours"):
+        read_mask(encoded(palette), "m.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"this is text\n", "not an image"),
+        (encoded(RGB)[:-30], "damaged"),
+        (encoded(np.repeat(RGB, 20, 0), "JPEG")[:-200], "damaged"),
+        (png_header(0, 5), "."),
+        (png_header(20000, 20000), "pixels"),
+        (png_header(10000, 10000), "damaged"),  # Pillow would warn of this size
+        (encoded(Image.new("F", (2, 2)), "TIFF"), "floating-point"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_rgb, read_mask])
+def test_unusable_files_are_named_in_one_line(read: object, data: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=reason) as caught:
+        read(path)  # type: ignore[operator]
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)  # no addresses of objects
+    if "floating" not in reason:
+        with pytest.raises(InputError):
+            check_image(path)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_rgb(path)
+
+
+def test_pixel_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PIXEL_LIMIT == 178_956_970
+    monkeypatch.setattr("purinet_jax.data.images.PIXEL_LIMIT", 34)
+    with pytest.raises(InputError, match="more than 34 pixels: 7×5"):
+        read_rgb(encoded(RGB))
+
+
+@pytest.mark.parametrize(
+    "array", [RGB, RGB[..., 0], RGB[:, ::-1, 0], np.array([[0, 256, 65535]], np.uint16)], ids=str
+)
+def test_png_and_back(array: np.ndarray) -> None:
+    data = to_png(array, {"key": "text"})
+    assert data == to_png(array.copy(), {"key": "text"})
+    with Image.open(io.BytesIO(data)) as image:
+        np.testing.assert_array_equal(np.asarray(image), array)
+    if array.ndim == 2:
+        values, texts = read_values(data)
+        np.testing.assert_array_equal(values, array)
+        assert texts["key"] == "text"
+
+
+def test_png_refuses_other_arrays() -> None:
+    for array in (RGB.astype(np.float32), RGB[..., :2], RGB[0, 0]):
+        with pytest.raises(ValueError, match="a PNG needs"):
+            to_png(array)
+
+
+def test_atomic_writing(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.bin"]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"none/a\.bin: cannot be written"):
+        write_atomically(tmp_path / "none" / "a.bin", b"x")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        write_atomically(tmp_path / "a.bin", b"x")
+    assert os.listdir(tmp_path) == []

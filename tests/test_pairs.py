@@ -1,0 +1,264 @@
+"""Pairs of image and mask: found in folders and zips, and every way a data set can be wrong is said."""
+
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from purinet_jax.data.images import to_png
+from purinet_jax.data.pairs import check_pairs, images_in, open_pairs
+from purinet_jax.data.synthetic import write_synthetic
+from purinet_jax.errors import InputError
+
+PIXELS = np.zeros((4, 6, 3), np.uint8)
+
+
+def fill(folder: Path, *names: str, array: np.ndarray = PIXELS) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(to_png(array))
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_synthetic(tmp_path / "data", 6, (20, 40))
+    return tmp_path / "data"
+
+
+def test_synthetic_data_is_seeded_and_sound(data: Path, tmp_path: Path) -> None:
+    again = write_synthetic(tmp_path / "again", 2, (20, 40))
+    for file in again.rglob("*.*"):
+        assert file.read_bytes() == (data / "DUTS-TR" / file.relative_to(again)).read_bytes()
+    other = write_synthetic(tmp_path / "other", 2, (20, 40), seed=1)
+    assert open_pairs(other).fingerprint != open_pairs(again).fingerprint
+    shapes = set()
+    for example in open_pairs(data):  # type: ignore[attr-defined]
+        shapes.add(example["mask"].shape)
+        assert 0.01 < example["mask"].mean() < 0.8
+        inside = example["image"][example["mask"] == 1].mean(0)
+        outside = example["image"][example["mask"] == 0].mean(0)
+        assert np.ptp(inside) > 2 * np.ptp(outside)  # vivid on muted: there is something to learn
+    assert len(shapes) > 3
+    assert all(20 <= side <= 40 for shape in shapes for side in shape)
+
+
+@pytest.mark.parametrize("arguments", [{"count": 0}, {"count": 1, "size": (8, 20)}])
+def test_synthetic_settings(tmp_path: Path, arguments: dict) -> None:
+    with pytest.raises(InputError):
+        write_synthetic(tmp_path, **arguments)
+
+
+def test_folder_parent_and_zip_are_the_same_data(data: Path, tmp_path: Path) -> None:
+    outer = open_pairs(data)
+    assert outer.names == tuple(f"synthetic_{index:05d}" for index in range(6))
+    assert len(outer.fingerprint) == 64
+    for other in (open_pairs(data / "DUTS-TR"), open_pairs(zipped(data, tmp_path / "data.zip"))):
+        assert other.names == outer.names
+        assert other.fingerprint == outer.fingerprint
+        for index in range(6):
+            for key, value in outer[index].items():
+                np.testing.assert_array_equal(other[index][key], value)  # type: ignore[literal-required]
+
+
+def test_example(data: Path) -> None:
+    example = open_pairs(data)[np.int64(3)]
+    assert set(example) == {"image", "mask", "index"}
+    assert example["image"].shape == (*example["mask"].shape, 3)
+    assert set(np.unique(example["mask"])) == {0, 1}
+    assert example["index"] == 3
+    for wrong in (6, -1):
+        with pytest.raises(IndexError):
+            open_pairs(data)[wrong]
+
+
+def test_pickled_zip_is_reopened(data: Path, tmp_path: Path) -> None:
+    pairs = open_pairs(zipped(data, tmp_path / "data.zip"))
+    pairs[0]
+    copy = pickle.loads(pickle.dumps(pairs))
+    np.testing.assert_array_equal(copy[5]["image"], pairs[5]["image"])
+    assert copy.fingerprint == pairs.fingerprint
+
+
+def test_subset(data: Path) -> None:
+    pairs = open_pairs(data)
+    part = pairs.subset([4, 1])
+    assert part.names == (pairs.names[4], pairs.names[1])
+    assert part[0]["index"] == 0
+    np.testing.assert_array_equal(part[0]["image"], pairs[4]["image"])
+    assert part.fingerprint != pairs.fingerprint
+    assert part.subset([1]).names == (pairs.names[1],)
+    with pytest.raises(IndexError):
+        pairs.subset([6])
+
+
+def test_fingerprint_follows_names_and_sizes(data: Path) -> None:
+    before = open_pairs(data).fingerprint
+    file = data / "DUTS-TR/DUTS-TR-Mask/synthetic_00000.png"
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert open_pairs(data).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("Imgs", "GT"),
+        ("images", "ground_truth_mask"),
+        ("image", "groundtruth"),
+        ("im", "gt"),
+        ("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+        ("Test-Image", "Test-Mask"),
+        ("IMAGES", "Masks"),
+    ],
+)
+def test_folder_names(tmp_path: Path, images: str, masks: str) -> None:
+    fill(tmp_path / images, "a.PNG", "b.jpeg")
+    fill(tmp_path / masks, "a.png", "b.bmp", array=PIXELS[..., 0])
+    fill(tmp_path / "edges", "a.png")
+    (tmp_path / images / "Thumbs.db").touch()
+    fill(tmp_path / masks, "._a.png")
+    assert open_pairs(tmp_path).names == ("a", "b")
+    assert len(open_pairs(zipped(tmp_path, tmp_path / "set.zip"))) == 2
+
+
+def test_zip_from_a_mac(data: Path, tmp_path: Path) -> None:
+    fill(data / "__MACOSX/DUTS-TR/DUTS-TR-Image", "._synthetic_00000.jpg")
+    fill(data / "__MACOSX/DUTS-TR/DUTS-TR-Mask", "x.png")
+    assert len(open_pairs(zipped(data, tmp_path / "data.zip"))) == 6
+
+
+def lacks_mask(root: Path) -> None:
+    fill(root / "images", "a.png", "b.png", "c.png", "d.png", "e.png")
+    fill(root / "masks", "e.png")
+
+
+def lacks_image(root: Path) -> None:
+    fill(root / "images", "a.png")
+    fill(root / "masks", "a.png", "b.png")
+
+
+def same_stem(root: Path) -> None:
+    fill(root / "images", "a.png", "a.jpg")
+    fill(root / "masks", "a.png")
+
+
+def empty_folders(root: Path) -> None:
+    (root / "images").mkdir()
+    (root / "masks").mkdir()
+
+
+def two_sets(root: Path) -> None:
+    for name in ("one", "two"):
+        fill(root / name / "images", "a.png")
+        fill(root / name / "masks", "a.png")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lacks_mask, "no mask in masks for 4 images: a, b, c, …"),
+        (lacks_image, "no image in images for 1 mask: b"),
+        (same_stem, r"two files named a: images/a\.\w+ and images/a\.\w+"),
+        (empty_folders, "no folder of images beside a folder of masks"),
+        (two_sets, "more than one data set: 2 candidates: one/images with one/masks"),
+        (lambda root: None, "no folder of images"),
+    ],
+)
+def test_wrong_data_sets(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    make(root)
+    for path in (root, zipped(root, tmp_path / "set.zip")):
+        with pytest.raises(InputError, match=f"^{re.escape(str(path))}: {message}"):
+            open_pairs(path)
+
+
+def test_missing_and_not_a_zip(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none: no such file or folder"):
+        open_pairs(tmp_path / "none")
+    (tmp_path / "a.zip").write_bytes(b"text")
+    with pytest.raises(InputError, match=r"a\.zip: not a zip file"):
+        open_pairs(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    "member", ["/etc/a.png", "../a.png", "images/../../a.png", "images\\..\\a.png", "C:/a.png"]
+)
+def test_zip_member_that_leaves_the_folder(data: Path, tmp_path: Path, member: str) -> None:
+    path = zipped(data, tmp_path / "data.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(member, b"x")
+    with pytest.raises(InputError, match="leaves the folder"):
+        open_pairs(path)
+
+
+def test_damage_inside_a_zip_is_named(data: Path, tmp_path: Path) -> None:
+    path = zipped(data, tmp_path / "data.zip")
+    pairs = open_pairs(path)
+    image = (data / "DUTS-TR" / "DUTS-TR-Image" / "synthetic_00002.jpg").read_bytes()
+    contents = path.read_bytes()
+    at = contents.index(image) + len(image) // 2
+    path.write_bytes(contents[:at] + b"\0\0\0\0" + contents[at + 4 :])
+    with pytest.raises(InputError, match=r"data\.zip/DUTS-TR/DUTS-TR-Image/synthetic_00002\.jpg: damaged"):
+        pairs[2]
+
+
+def test_sizes_must_match(tmp_path: Path) -> None:
+    fill(tmp_path / "images", "a.png")
+    fill(tmp_path / "masks", "a.png", array=PIXELS[:3, :, 0])
+    with pytest.raises(InputError, match=r"images/a\.png: the image has 6×4 .* masks/a\.png has 6×3"):
+        open_pairs(tmp_path)[0]
+
+
+def test_check_finds_all_that_is_bad(data: Path, tmp_path: Path) -> None:
+    root = data / "DUTS-TR"
+    assert check_pairs(open_pairs(data), progress=False) == []
+    image = root / "DUTS-TR-Image/synthetic_00001.jpg"
+    image.write_bytes(image.read_bytes()[:-100])
+    (root / "DUTS-TR-Mask/synthetic_00003.png").write_bytes(b"")
+    (root / "DUTS-TR-Mask/synthetic_00004.png").write_bytes(to_png(np.zeros((3, 3), np.uint8)))
+    for path in (data, zipped(data, tmp_path / "data.zip")):
+        pairs = open_pairs(path)
+        bad = check_pairs(pairs, workers=2, progress=False)
+        assert [index for index, _ in bad] == [1, 3, 4]
+        for (_, reason), words in zip(bad, ("damaged", "empty", "has 3×3"), strict=True):
+            assert words in reason
+            assert str(path) in reason
+        good = pairs.subset(sorted(set(range(6)) - {index for index, _ in bad}))
+        assert check_pairs(good, progress=False) == []
+
+
+def test_check_shows_progress(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check_pairs(open_pairs(data))
+    assert "6/6" in capsys.readouterr().err
+
+
+def test_images_in(tmp_path: Path) -> None:
+    fill(tmp_path / "some", "b.JPG", "a.png", ".hidden.png")
+    (tmp_path / "some" / "notes.txt").touch()
+    single = tmp_path / "picture.dat"
+    single.write_bytes(to_png(PIXELS))
+    folder = tmp_path / "some"
+    found = images_in(single, folder, str(folder / "a.png"))
+    assert found == [single, folder / "a.png", folder / "b.JPG"]
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for paths, message in (
+        ([folder], "holds no images"),
+        ([tmp_path / "none"], "no such"),
+        ([], "no images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            images_in(*paths)

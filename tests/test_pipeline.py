@@ -1,0 +1,297 @@
+"""Augmentation and batches: an example's parts stay together, and the sequence is one, however it is read."""
+
+import os
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from purinet_jax.data.augment import augment, resize_image, resize_labels, rotate_image, rotate_labels
+from purinet_jax.data.pairs import Pairs, open_pairs
+from purinet_jax.data.pipeline import Batch, Batches, evaluation_batches, training_batches
+from purinet_jax.data.synthetic import draw_example, write_synthetic
+from purinet_jax.errors import InputError
+
+COUNT = 7
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("pipeline"), COUNT, (24, 40))
+
+
+@pytest.fixture(scope="module")
+def pairs(root: Path) -> Pairs:
+    return open_pairs(root, superpixels="slic")
+
+
+def take(batches: Batches, count: int) -> list[Batch]:
+    with batches:
+        return list(islice(batches, count))
+
+
+def equal(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(
+        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def test_resizing() -> None:
+    labels = np.arange(12, dtype=np.int32).reshape(3, 4) * 100_000
+    np.testing.assert_array_equal(resize_labels(labels, 6, 8), labels.repeat(2, 0).repeat(2, 1))
+    ramp = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (6, 1))
+    np.testing.assert_array_equal(resize_image(ramp, 6, 12)[0], np.arange(5, 240, 20))  # centres aligned
+    assert resize_image(np.zeros((5, 6, 3), np.uint8), 7, 9).shape == (7, 9, 3)
+
+
+def test_quarter_turns_are_exact() -> None:
+    values = np.arange(81, dtype=np.int32).reshape(9, 9)
+    np.testing.assert_array_equal(rotate_labels(values, 90), np.rot90(values))
+    image = np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(rotate_image(image, 90), np.rot90(image))
+
+
+def test_turning_fills_in_zeros_and_invents_no_labels() -> None:
+    labels = np.where(np.arange(40)[:, None] < 20, 5, 9).astype(np.int32).repeat(40, 1)
+    turned = rotate_labels(labels, 10)
+    assert set(np.unique(turned)) == {0, 5, 9}
+    assert turned[0, 0] == turned[-1, -1] == 0
+    assert rotate_image(np.full((40, 40, 3), 200, np.uint8), 10)[0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_image_mask_and_superpixels_stay_together(seed: int) -> None:
+    _, mask = draw_example(np.random.default_rng(seed), (90, 120))
+    image = np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
+    image, mask, superpixels = augment(
+        image, mask, mask.astype(np.int32) * 3, size=128, generator=np.random.default_rng(seed)
+    )
+    assert superpixels is not None
+    np.testing.assert_array_equal(superpixels, mask.astype(np.int32) * 3)
+    assert ((image[..., 0] >= 128) == mask).mean() > 0.99
+
+
+def test_augmentation_settings() -> None:
+    image, mask = draw_example(np.random.default_rng(0), (32, 32))
+    plain = augment(image, mask, None, size=32, generator=np.random.default_rng(0), flip=0, rotate=0)
+    np.testing.assert_array_equal(plain[0], image)
+    np.testing.assert_array_equal(plain[1], mask)
+    assert plain[2] is None
+    mirrored = augment(image, mask, None, size=32, generator=np.random.default_rng(0), flip=1, rotate=0)
+    np.testing.assert_array_equal(mirrored[0], image[:, ::-1])
+    np.testing.assert_array_equal(mirrored[1], mask[:, ::-1])
+    turned = augment(image, mask, None, size=32, generator=np.random.default_rng(0), flip=0)
+    assert (turned[0] != image).any()
+
+
+def test_training_batch(pairs: Pairs) -> None:
+    (batch,) = take(training_batches(pairs, batch_size=3, size=32, seed=0), 1)
+    expected = {
+        "image": ((3, 32, 32, 3), np.uint8),
+        "mask": ((3, 32, 32, 1), np.uint8),
+        "superpixels": ((3, 32, 32), np.int32),
+        "index": ((3,), np.int32),
+    }
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == expected
+    assert set(np.unique(batch["mask"])) == {0, 1}
+    assert all(type(value) is np.ndarray for value in batch.values())
+    (without,) = take(training_batches(open_pairs(pairs.path), batch_size=3, size=32, seed=0), 1)
+    assert without.keys() == {"image", "mask", "index"}
+    np.testing.assert_array_equal(without["image"], batch["image"])
+
+
+def test_examples_follow_from_seed_epoch_and_index(pairs: Pairs) -> None:
+    batches = take(training_batches(pairs, batch_size=1, size=32, seed=5), 2 * COUNT)
+    for position, batch in enumerate(batches):
+        index = int(batch["index"][0])
+        example = pairs[index]
+        generator = np.random.default_rng((5, position // COUNT, index))
+        image, mask, superpixels = augment(
+            example["image"], example["mask"], example["superpixels"], size=32, generator=generator
+        )
+        np.testing.assert_array_equal(batch["image"][0], image)
+        np.testing.assert_array_equal(batch["mask"][0, :, :, 0], mask)
+        np.testing.assert_array_equal(batch["superpixels"][0], superpixels)
+
+
+def test_each_epoch_has_every_example_in_a_new_order(pairs: Pairs) -> None:
+    batches = take(training_batches(pairs, batch_size=2, size=16, seed=0), 3 * COUNT)
+    indices = np.concatenate([batch["index"] for batch in batches]).reshape(6, COUNT)
+    for epoch in indices:
+        assert sorted(epoch) == list(range(COUNT))
+    assert len({tuple(epoch) for epoch in indices}) > 3
+    other = take(training_batches(pairs, batch_size=2, size=16, seed=1), 3 * COUNT)
+    assert not np.array_equal(indices.ravel(), np.concatenate([batch["index"] for batch in other]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_and_start_give_the_same_bytes(pairs: Pairs, workers: int) -> None:
+    settings = {"batch_size": 3, "size": 32, "seed": 4}
+    whole = take(training_batches(pairs, **settings), 12)
+    assert equal(take(training_batches(pairs, **settings), 12), whole)
+    assert equal(take(training_batches(pairs, **settings, start=5), 7), whole[5:])
+    read = take(training_batches(pairs, **settings, start=3, workers=workers), 9)
+    assert equal(read, whole[3:])
+    assert all(type(value) is np.ndarray for batch in read for value in batch.values())
+
+
+def test_shards_make_up_the_whole(pairs: Pairs) -> None:
+    whole = take(training_batches(pairs, batch_size=4, size=16, seed=2, start=1), 5)
+    shares = [
+        take(training_batches(pairs, batch_size=2, size=16, seed=2, start=1, shard=shard, shards=2), 5)
+        for shard in range(2)
+    ]
+    for number, batch in enumerate(whole):
+        for key, value in batch.items():
+            together = np.stack([shares[0][number][key], shares[1][number][key]], axis=1)
+            np.testing.assert_array_equal(together.reshape(value.shape), value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_pads_the_last_batch(pairs: Pairs, workers: int) -> None:
+    batches = list(evaluation_batches(pairs, batch_size=3, size=24, workers=workers))
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6, -1, -1]]
+    assert [batch["valid"].tolist() for batch in batches] == [[True] * 3, [True] * 3, [True, False, False]]
+    for batch in batches:
+        assert batch["image"].shape == (3, 24, 24, 3)
+        assert batch["mask"].shape == (3, 24, 24, 1)
+        assert batch["superpixels"].shape == (3, 24, 24)
+    assert batches[2]["image"][1:].sum() == 0
+    example = pairs[6]
+    np.testing.assert_array_equal(batches[2]["image"][0], resize_image(example["image"], 24, 24))
+    np.testing.assert_array_equal(batches[2]["mask"][0, ..., 0], resize_labels(example["mask"], 24, 24))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_arrives_as_one_line(tmp_path: Path, workers: int) -> None:
+    root = write_synthetic(tmp_path, 2, (16, 20))
+    (root / "DUTS-TR-Image" / "synthetic_00001.jpg").write_bytes(b"text")
+    batches = training_batches(open_pairs(root), batch_size=2, size=16, seed=0, workers=workers)
+    with pytest.raises(InputError, match=r"DUTS-TR-Image/synthetic_00001\.jpg: not an image") as caught:
+        next(batches)
+    assert "\n" not in str(caught.value)
+    assert list(batches) == []  # closed
+    assert children() == []
+
+
+def test_labels_beyond_the_bound_are_refused(pairs: Pairs) -> None:
+    highest = int(pairs[0]["superpixels"].max())
+    one = pairs.subset([0])
+    take(training_batches(one, batch_size=1, size=16, seed=0, max_regions=highest + 1), 1)
+    for batches in (
+        training_batches(one, batch_size=1, size=16, seed=0, max_regions=highest),
+        evaluation_batches(one, batch_size=1, size=16, max_regions=highest),
+    ):
+        message = rf"synthetic_00000\.jpg: its superpixels reach label {highest}"
+        with pytest.raises(InputError, match=message):
+            next(batches)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": 2**32},
+        {"start": -1},
+        {"shard": 1},
+        {"batch_size": 0},
+        {"size": 0},
+        {"workers": -1},
+        {"prefetch": 0},
+    ],
+)
+def test_settings_out_of_range(pairs: Pairs, wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        training_batches(pairs, **({"batch_size": 1, "size": 8, "seed": 0} | wrong))
+
+
+def test_no_pairs(pairs: Pairs) -> None:
+    with pytest.raises(InputError, match="no pairs"):
+        training_batches(pairs.subset([]), batch_size=1, size=8, seed=0)
+
+
+def children(parent: int | None = None) -> list[int]:
+    """Process numbers of a process's reading workers, as Linux lists them."""
+    found = []
+    for task in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (task / "cmdline").read_text()
+        except OSError:
+            continue
+        spawned = "multiprocessing.spawn" in command and "resource_tracker" not in command
+        if spawned and fields[0] != "Z" and int(fields[1]) == (parent or os.getpid()):
+            found.append(int(task.name))
+    return found
+
+
+@pytest.fixture
+def linux() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc")
+
+
+def test_closing_ends_the_workers(pairs: Pairs, linux: None) -> None:
+    batches = training_batches(pairs, batch_size=2, size=16, seed=0, workers=2)
+    next(batches)
+    assert len(children()) == 2
+    begun = time.monotonic()
+    batches.close()
+    batches.close()
+    assert time.monotonic() - begun < 10
+    assert children() == []
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+PROGRAM = """
+import sys
+from purinet_jax.data.pairs import open_pairs
+from purinet_jax.data.pipeline import training_batches
+
+if __name__ == "__main__":
+    batches = training_batches(open_pairs(sys.argv[1]), batch_size=2, size=16, seed=0, workers=1)
+    next(batches)
+    print("read", flush=True)
+    if sys.argv[2] == "wait":
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def program(root: Path, tmp_path: Path) -> list[str]:
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return [sys.executable, "-W", "error", str(path), str(root)]
+
+
+def environment() -> dict[str, str]:
+    here = str(Path(__file__).resolve().parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_program_may_end_without_closing(program: list[str]) -> None:
+    done = subprocess.run([*program, "end"], capture_output=True, text=True, timeout=60, env=environment())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "read\n", "")
+
+
+def test_workers_do_not_outlive_a_killed_program(program: list[str], linux: None) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*program, "wait"], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "read\n"
+        workers = children(process.pid)
+        assert len(workers) == 1
+        process.terminate()  # Python ends on SIGTERM as on SIGKILL, without a last word
+        process.wait(30)
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
