@@ -209,21 +209,7 @@ def convert_file(
     source, destination = Path(source), Path(destination)
     if destination.suffix.lower() not in WRITABLE_SUFFIXES:
         raise InputError(f"{destination}: tensors are written to {' or '.join(WRITABLE_SUFFIXES)}")
-    dropped: list[str] = []
-    if {"format", "model"} <= read_metadata(source).keys():
-        variables, config, counts = _load(source)
-        kind = "variables of this package"
-    else:
-        tensors = read_tensors(source)
-        with _about(source):
-            counts = {name: tensor for name, tensor in tensors.items() if name.endswith(f".{_COUNT}")}
-            if any(map(_DECODER.match, tensors)):
-                variables, config = from_authors(tensors)
-                kind = "the authors' names"
-            else:
-                variables, config, dropped = from_backbone(tensors)
-                counts = {_torchvision_to_authors(name): count for name, count in counts.items()}
-                kind = "a classification network's extractor"
+    variables, config, counts, dropped, kind = _read_any(source)
 
     leaves = _flatten(variables)
     if names == "authors":
@@ -234,13 +220,8 @@ def convert_file(
         save_variables(destination, variables, config, counts)
         written = len(leaves) + len(counts)
     parameters = sum(leaf.size for keys, leaf in leaves.items() if keys[0] == "params")
-    if config.get("part") == "backbone":
-        network = f"{config['backbone']} alone"
-    else:
-        attention = "with" if config["attention"] else "without"
-        network = f"PurNet on {config['backbone']}, {config['channels']} channels, {attention} attention"
     lines = [
-        f"{source}: {kind}: {network}, {parameters:,} parameters",
+        f"{source}: {kind}: {describe(config)}, {parameters:,} parameters",
         f"{destination}: {written:,} tensors written, {names} names",
     ]
     if dropped:
@@ -250,6 +231,45 @@ def convert_file(
     if names == "authors" and config.get("scaled_promotion"):
         lines.append("the authors' names do not say that the promotion attention is the scaled one")
     return "\n".join(lines)
+
+
+def describe(config: Mapping[str, Any]) -> str:
+    """A model configuration in words, for messages."""
+    if config.get("part") == "backbone":
+        return f"{config['backbone']} alone"
+    attention = "with" if config["attention"] else "without"
+    scaled = " scaled" if config["attention"] and config.get("scaled_promotion") else ""
+    return f"PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention"
+
+
+def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The variables and model configuration of any file that `convert_file` reads, as `load_variables` gives them."""
+    variables, config, *_ = _read_any(Path(path))
+    return variables, config
+
+
+class _Source(NamedTuple):
+    """What a file of any known kind holds."""
+
+    variables: dict[str, Any]
+    config: dict[str, Any]
+    counts: dict[str, np.ndarray]
+    dropped: list[str]
+    kind: str
+
+
+def _read_any(source: Path) -> _Source:
+    """Reads a file and tells by its tensors' names what it is."""
+    if {"format", "model"} <= read_metadata(source).keys():
+        return _Source(*_load(source), [], "variables of this package")
+    tensors = read_tensors(source)
+    with _about(source):
+        counts = {name: tensor for name, tensor in tensors.items() if name.endswith(f".{_COUNT}")}
+        if any(map(_DECODER.match, tensors)):
+            return _Source(*from_authors(tensors), counts, [], "the authors' names")
+        variables, config, dropped = from_backbone(tensors)
+        counts = {_torchvision_to_authors(name): count for name, count in counts.items()}
+        return _Source(variables, config, counts, dropped, "a classification network's extractor")
 
 
 # Names -----------------------------------------------------------------------------------------------------

@@ -315,8 +315,3 @@ def same_padding(side: int, window: int, stride: int) -> tuple[int, int]:
     """TensorFlow's `SAME` padding before and after a side: the odd pixel goes after."""
     total = max((-(-side // stride) - 1) * stride + window - side, 0)
     return total // 2, total - total // 2
-
-
-def count_parameters(params: dict) -> int:
-    """The number of scalars in a tree of parameters."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

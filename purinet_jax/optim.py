@@ -29,7 +29,7 @@ class OptimizerConfig:
       warmup_steps: the rate of all groups rises linearly from 0 over this many steps.
       momentum: SGD's momentum.
       weight_decay: on everything but biases.
-      clip_norm: bound on the gradient's global norm, or `None`.
+      clip_norm: bound on the gradient's global norm, or 0 for none.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -42,7 +42,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    clip_norm: float | None = None
+    clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adamw"):
@@ -106,5 +106,5 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
     transforms = {group: update(group, bias=False) for group in GROUPS}
     transforms |= {f"{group}_bias": update(group, bias=True) for group in GROUPS}
-    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
     return optax.chain(*clip, optax.partition(transforms, parameter_labels))

@@ -11,8 +11,8 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax.core import FrozenDict
 from jax import Array, lax
 from jax.interpreters import ad
 
@@ -151,6 +151,12 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         optimizer_state=optimizer_state,
     )
     return state, metrics
+
+
+def place_state(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
+    """`state` laid out as the pmapped step returns it, so that the first step compiles what all others use."""
+    mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
+    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def pmap_step(

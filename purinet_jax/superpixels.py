@@ -28,10 +28,9 @@ def slic_labels(image: np.ndarray, regions: int = 200) -> np.ndarray:
     """
     from skimage.segmentation import slic
 
-    # SLIC's own defaults, said aloud: compactness 10 and ten rounds follow object edges at this region size.
-    labels = slic(
-        image, n_segments=regions, compactness=10.0, max_num_iter=10, start_label=0, channel_axis=-1
-    )
+    # Measured on DUTS-TR: compactness 20 follows masks better than the usual 10, and ten rounds instead of
+    # five gain little for twice the time.
+    labels = slic(image, n_segments=regions, compactness=20.0, max_num_iter=5, start_label=0, channel_axis=-1)
     used = np.bincount(labels.ravel()) > 0
     return (np.cumsum(used, dtype=np.int32) - 1)[labels]
 
@@ -75,15 +74,19 @@ class SuperpixelCache:
     """
 
     def __init__(self, folder: str | Path, regions: int = 200) -> None:
-        """Args:
-        folder: where the files are; it must exist.
-        regions: see `slic_labels`.
+        """Names the place and the setting.
+
+        Args:
+          folder: where the files are; it must exist.
+          regions: see `slic_labels`.
         """
         self.folder = Path(folder)
         self.regions = regions
 
     def get(self, name: str, image: np.ndarray) -> np.ndarray:
-        """Args:
+        """Reads an image's labels, or computes and keeps them.
+
+        Args:
           name: the image's name, without ending; names the file.
           image: uint8 [height, width, 3].
 
@@ -117,8 +120,10 @@ class SuperpixelFolder:
     image."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Args:
-          folder: where the files are.
+        """Lists the files.
+
+        Args:
+          folder: where they are.
 
         Raises:
           InputError: there is no such folder, or it holds no such files.
@@ -138,7 +143,9 @@ class SuperpixelFolder:
         return [name for name in names if name not in self._files]
 
     def get(self, name: str, image: np.ndarray) -> np.ndarray:
-        """Args:
+        """Reads an image's labels.
+
+        Args:
           name: the image's name, without ending.
           image: uint8 [height, width, 3]; only its size matters.
 

@@ -4,13 +4,15 @@ degrees, always image, mask and superpixels together. Images stay uint8; the dev
 
 import cv2
 import numpy as np
+from PIL import Image
 
 # The pipeline runs several examples side by side already; OpenCV's own threads would only compete with them.
 cv2.setNumThreads(0)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image bilinearly, pixel centres aligned, without smoothing where it shrinks.
+    """Resizes an image as the released code does, by Pillow's bilinear filter: pixel centres aligned, and smoothed
+    where it shrinks. OpenCV's bilinear does not smooth, and moves the network's answers by up to 22 of 255 levels.
 
     Args:
       image: uint8 [rows, columns, channels] or [rows, columns].
@@ -20,7 +22,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
       uint8 [height, width, channels] or [height, width].
     """
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -56,7 +56,22 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     Raises:
       InputError: the file is missing, empty, damaged, not an image, or larger than `PIXEL_LIMIT`.
     """
-    image, name = _decode(source, name)
+    return to_rgb(*_decode(source, name))
+
+
+def to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    """Turns a Pillow image into colours, as `read_rgb` does, but leaves it as it stands.
+
+    Args:
+      image: of any mode.
+      name: what an error calls it.
+
+    Returns:
+      uint8 [height, width, 3].
+
+    Raises:
+      InputError: its pixels cannot be decoded, or are numbers of unknown range.
+    """
     try:
         if image.mode.startswith("I"):
             grey = (_sixteen_bit(image, name).astype(np.uint32) + 128) // 257
@@ -73,11 +88,7 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
 
 
 def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
-    """Reads a mask file as 0 (ground) and 1 (object).
-
-    Grey values are cut at half of the file's range: 128 of 255, 32768 of 65535. A file whose brightest value
-    is 1 holds zeros and ones and is taken as they stand, and a 16-bit file with nothing above 255 holds 8-bit
-    values.
+    """Reads a mask file as 0 (ground) and 1 (object): `read_grey`, cut at half of its range, 128.
 
     Args:
       source: the file's path, or its bytes.
@@ -87,14 +98,33 @@ def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray
       uint8 [height, width], 0 or 1, upright as the file's own EXIF orientation says.
 
     Raises:
-      InputError: as `read_rgb`, or the file is a palette of colours, in which half has no meaning.
+      InputError: as `read_grey`.
+    """
+    return (read_grey(source, name) >= 128).astype(np.uint8)
+
+
+def read_grey(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """Reads a mask file as grey values.
+
+    16-bit values are scaled to 8 bits. A file whose brightest value is 1 holds zeros and ones, which become 0 and
+    255, and a 16-bit file with nothing above 255 holds 8-bit values.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      uint8 [height, width], 0 to 255, upright as the file's own EXIF orientation says.
+
+    Raises:
+      InputError: as `read_rgb`, or the file is a palette of colours, in which brightness has no meaning.
     """
     image, name = _decode(source, name)
     try:
-        full = 255
         if image.mode.startswith("I"):
             values = _sixteen_bit(image, name)
-            full = 65535 if values.max() > 255 else 255
+            if values.max() > 255:
+                values = (values.astype(np.uint32) + 128) // 257
         elif image.mode == "F":
             raise _unusable(name, "its pixels are floating-point numbers of unknown range")
         elif image.mode in ("P", "PA"):
@@ -103,11 +133,10 @@ def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray
                 raise _unusable(name, "a mask needs grey values, but this is a palette of colours")
             values = colours[..., 0]
         elif image.mode == "1":
-            return np.array(image, dtype=np.uint8)
+            values = np.asarray(image, dtype=np.uint8)
         else:
             values = np.asarray(image.convert("L"))
-        threshold = 1 if values.max() <= 1 else full // 2 + 1
-        return (values >= threshold).astype(np.uint8)
+        return values.astype(np.uint8) * np.uint8(255 if values.max() <= 1 else 1)
     except InputError:
         raise
     except Exception as error:

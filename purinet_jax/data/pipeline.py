@@ -5,11 +5,13 @@ of workers, and training resumes at any batch by its number.
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -113,6 +115,7 @@ def training_batches(
     if not 0 <= shard < shards:
         raise InputError(f"shard: must be from 0 to {shards - 1}, not {shard}")
     _check_common(pairs, batch_size, size, workers, prefetch)
+    _check_shared_memory(pairs, batch_size, size, workers, prefetch)
     prepare = _Augmented(pairs, size, seed, flip, rotate, max_regions)
     dataset = grain.MapDataset.source(pairs).seed(seed).shuffle().repeat().map_with_index(prepare)
     # Shares are cut from single examples, after every position has its randomness: no host's share depends on
@@ -151,6 +154,7 @@ def evaluation_batches(
     import grain
 
     _check_common(pairs, batch_size, size, workers, prefetch)
+    _check_shared_memory(pairs, batch_size, size, workers, prefetch)
     dataset = grain.MapDataset.source(pairs).map(_Resized(pairs, size, max_regions))
     return _read_ahead(dataset.batch(batch_size, batch_fn=_Padded(batch_size)), workers, prefetch)
 
@@ -251,6 +255,22 @@ def _check_common(pairs: Pairs, batch_size: int, size: int, workers: int, prefet
     ):
         if value < least:
             raise InputError(f"{name}: must be at least {least}, not {value}")
+
+
+def _check_shared_memory(pairs: Pairs, batch_size: int, size: int, workers: int, prefetch: int) -> None:
+    """Workers hand batches over in shared memory; when it is full, the kernel kills them without a word."""
+    place = Path("/dev/shm")
+    if workers == 0 or not place.is_dir():
+        return
+    pixel = 3 + 1 + (4 if pairs.superpixels is not None else 0)  # bytes: image, mask, superpixels
+    # Per worker: its own queue, as many batches again on this side, one in the making and one in use.
+    needed = workers * (2 * prefetch + 2) * batch_size * size**2 * pixel
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(
+            f"workers: {workers} may need {needed / 1e6:,.0f} MB of shared memory, but {place} has "
+            f"{free / 1e6:,.0f} MB free; fewer workers, a smaller batch, or (in Docker) --shm-size"
+        )
 
 
 def _read_ahead(dataset: Any, workers: int, prefetch: int) -> Batches:

@@ -1,0 +1,37 @@
+"""A small PurNet for CPUs: MobileNetV2 extractor, 16 channels, all losses at once, 96² images.
+
+    purinet train --config configs/tiny.py --data demo/DUTS-TR --output runs/tiny
+
+About two minutes on 2 CPU cores; used by scripts/demo.sh on the generated pictures.
+"""
+
+import purnet_resnet50_stage3
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Stage 3's losses in the sound forms, with AdamW, from random weights."""
+    config = purnet_resnet50_stage3.get_config()
+    config.model.backbone = "mobilenet_v2"
+    config.model.channels = 16
+    config.model.scaled_promotion = True
+    config.steps = 240
+    config.batch_size = 8
+    config.losses.released = False
+    config.optimizer.name = "adamw"
+    config.optimizer.rate = 2e-3
+    config.optimizer.group_rates = {
+        "backbone": 1.0,
+        "purificatory": 1.0,
+        "promotion": 1.0,
+        "rectification": 1.0,
+    }
+    config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
+    config.optimizer.warmup_steps = 20
+    config.data.size = 96
+    config.loop.workers = 0
+    config.loop.log_every = 10
+    config.loop.panel_every = 120
+    config.loop.checkpoint_every = 60
+    config.loop.validate_every = 60
+    return config

@@ -1,0 +1,59 @@
+"""Panels of pictures for people to look at: images beside their masks and maps."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from purinet_jax.losses import region_means
+from purinet_jax.model import Maps
+
+
+def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
+    """One row per image: image, mask, and the level-1 maps that there are.
+
+    In this order: saliency, its mean over each superpixel (what the structural loss sees), promotion, rectification,
+    and the signed error as red (object missed) and blue (background taken).
+
+    Args:
+      batch: `image` uint8 [batch, height, width, 3], `mask` [batch, height, width, 1] of 0 and 1 and, optionally,
+        `superpixels` [batch, height, width].
+      maps: what the network predicts for these images.
+
+    Returns:
+      uint8 [rows · height, columns · width, 3].
+    """
+    columns = [np.asarray(batch["image"]), _grey(batch["mask"])]
+    saliency = np.asarray(jax.nn.sigmoid(maps.saliency[0]))
+    columns.append(_grey(saliency))
+    if "superpixels" in batch:
+        columns.append(_grey(np.stack([_flatten_regions(*x) for x in zip(saliency, batch["superpixels"], strict=True)])))
+    if maps.promotion:
+        columns.append(_grey(jax.nn.sigmoid(maps.promotion[0])))
+        columns.append(_grey(jax.nn.sigmoid(maps.rectification[0])))
+        columns.append(_signed(np.tanh(np.asarray(maps.error[0]))))
+    return tile(columns)
+
+
+def tile(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Columns of pictures, each uint8 [rows, height, width, 3] → one picture [rows · height, columns · width, 3]."""
+    stacked = np.stack(columns, axis=2)  # [rows, height, columns, width, 3]
+    rows, height, count, width, _ = stacked.shape
+    return stacked.reshape(rows * height, count * width, 3)
+
+
+def _grey(values: object) -> np.ndarray:
+    """[batch, height, width, 1] in [0, 1] → uint8 [batch, height, width, 3]."""
+    return np.repeat((np.asarray(values) * 255).astype(np.uint8), 3, axis=-1)
+
+
+def _signed(values: np.ndarray) -> np.ndarray:
+    """[batch, height, width, 1] in [−1, 1] → white at 0, red towards 1, blue towards −1."""
+    positive, negative = np.maximum(values, 0), np.maximum(-values, 0)
+    colours = np.concatenate([1 - negative, 1 - positive - negative, 1 - positive], axis=-1)
+    return (colours * 255).astype(np.uint8)
+
+
+def _flatten_regions(saliency: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    means = np.asarray(region_means(saliency, regions, int(regions.max()) + 1))
+    return means[regions]
