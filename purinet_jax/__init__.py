@@ -1,6 +1,6 @@
-"""PurNet, salient object detection with purificatory mechanism and structural similarity loss (Li et al., IEEE TIP
-2021), in JAX and Flax. This room holds the names that most programs need; each is imported when it is first asked
-for, so that `import purinet_jax` costs nothing.
+"""PurNet, salient object detection with purificatory mechanism and structural similarity loss (Li et al.,
+IEEE TIP 2021), in JAX and Flax. This room holds the names that most programs need; each is imported when it
+is first asked for, so that `import purinet_jax` costs nothing.
 """
 
 import importlib

@@ -69,10 +69,21 @@ def save_checkpoint(
     )
 
 
-def read_run(checkpointer: ocp.training.Checkpointer) -> dict[str, Any] | None:
-    """The `run` values of the latest checkpoint, or `None` where there is no checkpoint."""
-    if checkpointer.latest is None:
-        return None
+def has_checkpoint(run: Path) -> bool:
+    """Whether there is a whole checkpoint in a run's folder."""
+    return bool(_steps(run / FOLDER))
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints in a folder, ascending; half-written ones have other names."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit() and (child / "state").is_dir())
+
+
+def read_run(checkpointer: ocp.training.Checkpointer) -> dict[str, Any]:
+    """The `run` values of the latest checkpoint."""
+    assert checkpointer.latest is not None
     return checkpointer.load_checkpointables(checkpointer.latest.step, {"run": None})["run"]
 
 
@@ -97,8 +108,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     chosen = path if ocp.is_orbax_checkpoint(path) and (path / "state").is_dir() else None
     if chosen is None:
         folder = path / FOLDER if (path / FOLDER).is_dir() else path
-        steps = [child for child in folder.iterdir() if child.name.isdigit() and (child / "state").is_dir()]
-        if not steps:
+        if not _steps(folder):
             raise InputError(f"{path}: no checkpoint in this folder")
         with ocp.training.Checkpointer(folder) as checkpointer:
             found = list(checkpointer.checkpoints)

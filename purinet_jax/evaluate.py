@@ -36,8 +36,8 @@ def evaluate(
       `protocol`; `size`, the side of the network's input, pixels. All of it fits in JSON.
 
     Raises:
-      InputError: a file cannot be used, an image and its mask differ in size, the data set is empty, or `batch_size`
-        is not positive.
+      InputError: a file cannot be used, an image and its mask differ in size, the data set is empty, or
+        `batch_size` is not positive.
     """
     if len(pairs) == 0:
         raise InputError(f"{pairs.path}: no pairs are left to measure on")

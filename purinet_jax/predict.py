@@ -1,16 +1,16 @@
 """Weights and images in, saliency maps out: as arrays (`load(...).predict(...)`) or as the PNG files that the
-authors' released code writes (`predict_files`). Both squash the image to the network's square, compute the finest
-map alone, and resize it to the image. Files are read and written in threads beside the device.
+authors' released code writes (`predict_files`). Both squash the image to the network's square, compute the
+finest map alone, and resize it to the image. Files are read and written in threads beside the device.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import cv2
 import jax
@@ -26,7 +26,7 @@ from purinet_jax.model import PurNet, build_model
 from purinet_jax.step import normalise
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
-"""A path, a Pillow image, or an array: uint8 [height, width, 3] (red green blue) or [height, width] (grey)."""
+"""A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
 # `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
 _MOST_AT_ONCE = 8
@@ -38,13 +38,14 @@ _Result = TypeVar("_Result")
 
 @jax.jit(static_argnums=0)
 def saliency_maps(model: PurNet, variables: Mapping[str, Any], images: Array) -> Array:
-    """The finest saliency map of each image: uint8 RGB [batch, height, width, 3] → float32 [batch, height, width].
+    """Each image's finest map: uint8 RGB [batch, height, width, 3] → float32 [batch, height, width].
 
     Values are in [0, 1]. Since nothing else is returned, XLA computes neither the other levels' maps nor the
     auxiliary heads.
     """
-    images = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)  # type: ignore[attr-defined]
-    return jax.nn.sigmoid(model.apply(variables, images).saliency[0][..., 0])  # type: ignore[union-attr]
+    images = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)
+    maps: Any = model.apply(variables, images)
+    return jax.nn.sigmoid(maps.saliency[0][..., 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,17 +62,25 @@ class Predictor:
     variables: Mapping[str, Any]
     size: int = 320
 
+    @overload
+    def predict(self, images: ImageLike, size: int | None = None) -> np.ndarray: ...
+
+    @overload
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], size: int | None = None
+        self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None
+    ) -> list[np.ndarray]: ...
+
+    def predict(
+        self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...], size: int | None = None
     ) -> np.ndarray | list[np.ndarray]:
         """Finds the salient objects in one image or in each image of a list.
 
-        Each map is resized to its image as it left the network, in floating point. (`predict_files` rounds down to
-        256 levels first, as the authors do.)
+        Each map is resized to its image as it left the network, in floating point. (`predict_files` rounds
+        down to 256 levels first, as the authors do.)
 
         Args:
-          images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF orientation
-            says; arrays and Pillow images are taken as they are.
+          images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF
+            orientation says; arrays and Pillow images are taken as they are.
           size: side of the square that images are squashed to, pixels; the predictor's own if not given.
 
         Returns:
@@ -82,8 +91,8 @@ class Predictor:
         """
         size = _checked_size(self.size if size is None else size)
         if not isinstance(images, list | tuple):
-            return self._predict_some([images], size)[0]  # type: ignore[list-item]
-        maps = []
+            return self._predict_some([images], size)[0]
+        maps: list[np.ndarray] = []
         for start in range(0, len(images), _MOST_AT_ONCE):
             maps += self._predict_some(images[start : start + _MOST_AT_ONCE], size)
         return maps
@@ -116,8 +125,8 @@ def load(path: str | os.PathLike[str]) -> Predictor:
     """Loads a network, whatever it is stored in.
 
     Args:
-      path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of those two;
-        the folder of a training run, or of one of its checkpoints.
+      path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
+        those two; the folder of a training run, or of one of its checkpoints.
 
     Returns:
       A predictor for images of 320×320, with its variables on the first device.
@@ -146,13 +155,13 @@ def predict_files(
 ) -> list[str]:
     """Writes each image's map as `<output>/<image's name without ending>.png`, as the authors' code does.
 
-    That is grey, uint8 [height, width]: the map truncated to 256 levels at the network's size, then resized to the
-    image. Each file appears whole or not at all, and replaces one of its name.
+    That is grey, uint8 [height, width]: the map truncated to 256 levels at the network's size, then resized
+    to the image. Each file appears whole or not at all, and replaces one of its name.
 
     Args:
       predictor: the network.
-      paths: image files, and folders, whose images are taken in the order of their names (folders in them are not
-        entered).
+      paths: image files, and folders, whose images are taken in the order of their names (folders in them are
+        not entered).
       output: the folder to write to; made if missing.
       batch_size: how many images the network takes at once.
       progress: whether to show a bar on stderr.
@@ -188,41 +197,9 @@ def predict_files(
     return failures
 
 
-def predict_stream(
-    predictor: Predictor,
-    count: int,
-    read: Callable[[int], tuple[np.ndarray, _Beside]],
-    finish: Callable[[int, np.ndarray, _Beside], _Result],
-    *,
-    batch_size: int,
-) -> Iterator[_Result | InputError]:
-    """Predicts on `count` images, a few batches of which are in memory at any time.
-
-    Args:
-      predictor: the network.
-      count: how many images; they are named by index, from 0.
-      read: index → the image, uint8 [height, width, 3], and anything that `finish` shall be given. Called in threads,
-        ahead of the device.
-      finish: index, the map uint8 [height, width] as the authors' files hold it, and what `read` gave → a result.
-        Called in threads, behind the device.
-      batch_size: how many images the network takes at once, at least 1.
-
-    Returns:
-      The results, in about the images' order; for an image that `read` could not read, its InputError. Close the
-      iterator where it may not be run to its end.
-
-    Raises:
-      InputError: `batch_size` or the predictor's size is not positive; from the iterator, what `finish` raises.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size: must be at least 1, not {batch_size}")
-    size = _checked_size(predictor.size)
-    return _stream(predictor, count, read, finish, min(batch_size, max(count, 1)), size)
-
-
 @dataclass(frozen=True)
 class _Squashed:
-    """An image on its way: its index, its square uint8 [size, size, 3], its own shape, and what stands beside it."""
+    """An image on its way: index, square uint8 [size, size, 3], own shape, and what `read` gave with it."""
 
     index: int
     square: np.ndarray
@@ -230,17 +207,39 @@ class _Squashed:
     beside: Any
 
 
-def _stream(
+_Mapped = tuple[_Squashed, np.ndarray]  # with its map, uint8 [size, size]
+
+
+def predict_stream(
     predictor: Predictor,
     count: int,
     read: Callable[[int], tuple[np.ndarray, _Beside]],
     finish: Callable[[int, np.ndarray, _Beside], _Result],
+    *,
     batch_size: int,
-    size: int,
-) -> Iterator[_Result | InputError]:
-    threads = min(8, os.cpu_count() or 1)
-    ahead = 2 * batch_size + threads
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="purinet")
+) -> Generator[_Result | InputError]:
+    """Predicts on `count` images, of which a few batches are in memory at any time.
+
+    Args:
+      predictor: the network.
+      count: how many images; they go by index, from 0.
+      read: index → the image, uint8 [height, width, 3], and anything that `finish` shall be given. Called in
+        threads, ahead of the device.
+      finish: index, the map uint8 [height, width] as the authors' files hold it, and what `read` gave → a
+        result. Called in threads, behind the device.
+      batch_size: how many images the network takes at once, at least 1.
+
+    Yields:
+      The results in the images' order, and in between the InputError of each image that `read` could not
+      read. Close the generator where it may not be run to its end.
+
+    Raises:
+      InputError: `batch_size` or the predictor's size is not positive, or `finish` raised it.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: must be at least 1, not {batch_size}")
+    batch_size = min(batch_size, max(count, 1))
+    size = _checked_size(predictor.size)
 
     def squash(index: int) -> _Squashed | InputError:
         try:
@@ -249,9 +248,9 @@ def _stream(
             return error
         return _Squashed(index, resize_image(image, size, size), image.shape, beside)
 
-    def mapped() -> Iterator[tuple[_Squashed, np.ndarray] | InputError]:
+    def with_maps(squashed: Iterable[_Squashed | InputError]) -> Iterator[_Mapped | InputError]:
         batch: list[_Squashed] = []
-        for image in _ahead(pool, squash, range(count), ahead):
+        for image in squashed:
             if isinstance(image, InputError):
                 yield image
                 continue
@@ -262,24 +261,30 @@ def _stream(
         if batch:
             yield from on_device(batch)
 
-    def on_device(batch: list[_Squashed]) -> Iterator[tuple[_Squashed, np.ndarray]]:
+    def on_device(batch: list[_Squashed]) -> Iterator[_Mapped]:
         maps = predictor.squashed_maps([image.square for image in batch], batch_size)
         return zip(batch, (maps * 255).astype(np.uint8), strict=True)
 
-    def complete(image: tuple[_Squashed, np.ndarray] | InputError) -> _Result | InputError:
+    def complete(image: _Mapped | InputError) -> _Result | InputError:
         if isinstance(image, InputError):
             return image
         squashed, saliency = image
         return finish(squashed.index, _resize_map(saliency, squashed.shape), squashed.beside)
 
+    threads = min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="purinet")
     try:
-        yield from _ahead(pool, complete, mapped(), batch_size)
+        squashed = _ahead(pool, squash, range(count), 2 * batch_size + threads)
+        yield from _ahead(pool, complete, with_maps(squashed), batch_size)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_Argument], _Result], arguments: Iterable[_Argument], ahead: int
+    pool: ThreadPoolExecutor,
+    function: Callable[[_Argument], _Result],
+    arguments: Iterable[_Argument],
+    ahead: int,
 ) -> Iterator[_Result]:
     """`function` of each argument, in order, up to `ahead` of them under way in the pool or waiting."""
     waiting: deque[Future[_Result]] = deque()
@@ -313,7 +318,7 @@ def _output_files(images: Sequence[Path], output: Path) -> list[Path]:
 
 
 def _resize_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A map [rows, columns], uint8 or float32, resized to [height, width, …] by OpenCV's bilinear, as released."""
+    """A map [rows, columns], uint8 or float32, resized to [height, width, …] by OpenCV's bilinear filter."""
     return cv2.resize(saliency, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 

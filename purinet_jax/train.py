@@ -87,24 +87,28 @@ def train(
     regions = superpixels if objective.structural == "region" else None
     pairs = open_pairs(data, superpixels=regions, superpixel_fallback=output / "superpixels")
     validation_pairs = None if validation is None else open_pairs(validation)
-    variables = _initial_variables(config, init)
+    resuming = checkpoints.has_checkpoint(output)
+    if resuming:
+        variables = _zeros(config)
+    else:
+        # Files that were read whole before the first step need not be read again to go on.
+        bad = _bad_pairs(pairs, skip_bad, progress)
+        variables = _initial_variables(config, init)
 
     stop = _StopRequest()
     with stop, checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer:
         state = create_state(model, variables, optimizer, objective, config.accumulate)
-        run = checkpoints.read_run(checkpointer)
-        # Files that were read whole before the first step need not be read again to go on.
-        bad = _bad_pairs(pairs, skip_bad, progress) if run is None else run["bad"]
-        whole, pairs = pairs, pairs.subset(sorted(set(range(len(pairs))) - set(bad)))
-        if run is None:
-            run = {"config": config.to_dict(), "data": whole.fingerprint, "bad": bad}
-            write_atomically(output / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-            logger.info("%s, %s parameters", describe(config.model), f"{_count(state.params):,}")
-        elif run["data"] != whole.fingerprint:
-            raise InputError(f"{data}: not the data set that the run in {output} was started with")
-        else:
+        if resuming:
+            run = checkpoints.read_run(checkpointer)
+            if run["data"] != pairs.fingerprint:
+                raise InputError(f"{data}: not the data set that the run in {output} was started with")
             state = checkpoints.restore_checkpoint(checkpointer, state)
             logger.info("going on from step %d of %s", int(state.step), output)
+        else:
+            run = {"config": config.to_dict(), "data": pairs.fingerprint, "bad": bad}
+            write_atomically(output / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+            logger.info("%s, %s parameters", describe(config.model), f"{_count(state.params):,}")
+        pairs = pairs.subset(sorted(set(range(len(pairs))) - set(run["bad"])))
         start = int(state.step)
         state = place_state(state, devices)
         step = pmap_step(devices)
@@ -121,7 +125,7 @@ def train(
             shard=jax.process_index(),
             shards=jax.process_count(),
         )
-        saved = start if checkpointer.latest is not None else None
+        saved = start if resuming else None
         with batches, _Log(output, config, start, progress) as log:
             for number in range(start, config.steps):
                 batch = next(batches)
@@ -200,6 +204,12 @@ def _count(params: Any) -> int:
     from clu import parameter_overview
 
     return parameter_overview.count_parameters(params)
+
+
+def _zeros(config: ConfigDict) -> dict[str, Any]:
+    """Variables of the configured network to restore a checkpoint into."""
+    shapes = jax.eval_shape(build_model(config.model).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
 
 
 def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str, Any]:

@@ -11,8 +11,8 @@ cv2.setNumThreads(0)
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image as the released code does, by Pillow's bilinear filter: pixel centres aligned, and smoothed
-    where it shrinks. OpenCV's bilinear does not smooth, and moves the network's answers by up to 22 of 255 levels.
+    """Resizes an image as the released code does, by Pillow's bilinear filter: pixel centres aligned,
+    smoothed where it shrinks. OpenCV's does not smooth, and moves the network's answers by up to 22 of 255.
 
     Args:
       image: uint8 [rows, columns, channels] or [rows, columns].

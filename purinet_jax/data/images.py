@@ -106,8 +106,8 @@ def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray
 def read_grey(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Reads a mask file as grey values.
 
-    16-bit values are scaled to 8 bits. A file whose brightest value is 1 holds zeros and ones, which become 0 and
-    255, and a 16-bit file with nothing above 255 holds 8-bit values.
+    16-bit values are scaled to 8 bits. A file whose brightest value is 1 holds zeros and ones, which become 0
+    and 255, and a 16-bit file with nothing above 255 holds 8-bit values.
 
     Args:
       source: the file's path, or its bytes.

@@ -1,5 +1,6 @@
-"""Measures of a saliency map against its mask. There are two protocols, whose numbers are not comparable: "purnet",
-the released code's, which the paper's tables use, and "pysod", PySODMetrics', which most of the field uses.
+"""Measures of a saliency map against its mask. There are two protocols, whose numbers are not comparable:
+"purnet", the released code's, which the paper's tables use, and "pysod", PySODMetrics', which most of the
+field uses.
 """
 
 from typing import Literal
@@ -8,8 +9,8 @@ import numpy as np
 
 Protocol = Literal["purnet", "pysod"]
 
-# The grey value, of 255, above which a mask's pixel is object: only what is wholly object, or the brighter half.
-# On masks with soft edges that alone moves an image's error by .002.
+# The grey value, of 255, above which a mask's pixel is object: only full white, or the brighter half. On
+# masks with soft edges that alone moves an image's error by .002.
 _MASK_ABOVE: dict[Protocol, int] = {"purnet": 254, "pysod": 128}
 
 
@@ -17,8 +18,8 @@ def mean_absolute_error(saliency: np.ndarray, mask: np.ndarray, protocol: Protoc
     """Mean absolute difference of a min-max normalised map and its mask, in [0, 1]; 0 is perfect.
 
     Args:
-      saliency: uint8 or float [height, width], of any range. It is stretched to [0, 1]; a constant map, which cannot
-        be, is taken as it is, uint8 as parts of 255.
+      saliency: uint8 or float [height, width], of any range. It is stretched to [0, 1]; a constant map, which
+        cannot be, is taken as it is, uint8 as parts of 255.
       mask: uint8 [height, width], grey from 0 to 255, cut as the protocol says; or bool [height, width].
       protocol: "purnet" (object is 255) or "pysod" (object is above 128).
 
@@ -27,7 +28,7 @@ def mean_absolute_error(saliency: np.ndarray, mask: np.ndarray, protocol: Protoc
     """
     if mask.dtype not in (np.bool_, np.uint8) or saliency.shape != mask.shape:
         raise ValueError(
-            f"a mask must be bool or uint8 and of its map's shape {saliency.shape}, not {mask.dtype} {mask.shape}"
+            f"a mask must be bool or uint8 {saliency.shape}, as its map, not {mask.dtype} {mask.shape}"
         )
     values = saliency.astype(np.float64)
     if saliency.dtype == np.uint8:

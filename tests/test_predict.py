@@ -1,0 +1,350 @@
+"""Prediction: the authors' PNG files to the grey level, arrays and files alike; what is refused."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import purinet_jax
+from purinet_jax import predict as room
+from purinet_jax.convert import from_authors, save_variables, to_authors
+from purinet_jax.errors import InputError
+from purinet_jax.layers import bilinear_kernel
+from purinet_jax.model import build_model, model_config
+from purinet_jax.predict import Predictor, load, predict_files, predict_stream, saliency_maps
+from purinet_jax.tensor_files import write_tensors
+
+GOLDEN = Path(os.environ.get("PURNET_GOLDEN") or Path(__file__).with_name("fixtures") / "golden")
+SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
+SIZE = 64
+RGB = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+def authors_tensors() -> dict[str, np.ndarray]:
+    spec = importlib.util.spec_from_file_location("reference_weights", GOLDEN / "reference_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.state_dict(SALT)
+
+
+@pytest.fixture(scope="module")
+def small() -> Predictor:
+    """A small network with weights that give maps of many grey levels."""
+    model = build_model({"backbone": "mobilenet_v2", "channels": 8})
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    generator = np.random.default_rng(1)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = path[-1].key
+        if name in ("scale", "var"):
+            return np.ones(leaf.shape, np.float32)
+        if name == "transposed_kernel":
+            return bilinear_kernel(leaf.shape[0], leaf.shape[2])
+        fan_in = np.prod(leaf.shape[:3]) if name == "kernel" else 9
+        return (np.sqrt(2 / fan_in) * generator.standard_normal(leaf.shape)).astype(np.float32)
+
+    return Predictor(model, jax.tree_util.tree_map_with_path(draw, shapes), SIZE)
+
+
+class Brightness:
+    """Stands in for a predictor: the "network" answers each pixel's red, and counts its batches."""
+
+    size = 8
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, int]] = []
+
+    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+        self.batches.append((len(images), batch_size))
+        return np.stack(images)[..., 0].astype(np.float32) / 255
+
+
+def write(path: Path, image: np.ndarray = RGB) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
+    variables, config = from_authors(authors_tensors())
+    predictor = Predictor(build_model(config), jax.device_put(variables))
+    images = sorted((GOLDEN / "images").glob("*.jpg"))
+    assert len(images) == 3
+    # A batch of two, so that the last one is filled up.
+    assert predict_files(predictor, images, tmp_path, batch_size=2, progress=False) == []
+    for image in images:
+        expected = read(image.with_suffix(".png")).astype(int)
+        found = read(tmp_path / f"{image.stem}.png").astype(int)
+        assert expected.std() > 10
+        assert found.shape == expected.shape
+        assert np.mean(np.abs(found - expected) > 1) <= 0.001
+
+
+def test_only_the_finest_map_is_computed(small: Predictor) -> None:
+    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
+    everything = jax.jit(lambda variables, x: small.model.apply(variables, x.astype(jnp.float32)))
+    texts = [
+        saliency_maps.lower(small.model, small.variables, images).compile().as_text(),
+        everything.lower(small.variables, images).compile().as_text(),
+    ]
+    finest, all_maps = (len(re.findall(r" convolution\(| custom-call\(.*conv", text)) for text in texts)
+    assert 0 < finest < all_maps
+    # Compiled operations name the modules that they come from.
+    heads = r"[/.](oa_predict\d|ea_predict\d_g|ea_e_predict\d_e|predict[2-9]|feature_upscore[2-9]_2)\b"
+    assert re.search(r"[/.]predict1\b", texts[0])
+    assert not re.search(heads, texts[0])
+    assert re.search(heads, texts[1])
+
+
+def test_every_kind_of_image(small: Predictor, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png")
+    saliency = small.predict(path)
+    assert saliency.dtype == np.float32
+    assert saliency.shape == (40, 50)
+    assert saliency.min() >= 0
+    assert saliency.max() <= 1
+    assert saliency.std() > 0.01
+    pillow = Image.fromarray(RGB)
+    for image in (str(path), RGB, jnp.asarray(RGB), pillow, pillow.convert("RGBA")):
+        np.testing.assert_array_equal(small.predict(image), saliency)
+    grey = np.repeat(RGB[..., :1], 3, axis=2)
+    for image in (grey[..., 0], jnp.asarray(grey[..., 0]), Image.fromarray(grey[..., 0])):
+        np.testing.assert_array_equal(small.predict(image), small.predict(grey))
+
+
+def test_the_map_is_the_networks_answer_resized(small: Predictor) -> None:
+    squashed = np.asarray(Image.fromarray(RGB).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    images = (squashed[None] / 255 - 0.5) / 0.5  # MobileNetV2's normalisation
+    maps: Any = jax.jit(small.model.apply)(small.variables, images.astype(np.float32))
+    expected = cv2.resize(np.asarray(jax.nn.sigmoid(maps.saliency[0]))[0, ..., 0], (50, 40))
+    np.testing.assert_allclose(small.predict(RGB), expected, atol=1e-5)
+
+
+def test_lists_of_any_length_and_sizes(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert small.predict([]) == []
+    images = [RGB, RGB[:20], RGB[:, :30]]
+    monkeypatch.setattr(room, "_MOST_AT_ONCE", 2)
+    maps = small.predict(images)
+    assert [saliency.shape for saliency in maps] == [(40, 50), (20, 50), (40, 30)]
+    for image, saliency in zip(images, maps, strict=True):
+        np.testing.assert_allclose(saliency, small.predict(image), atol=1e-5)
+
+
+def test_another_size_is_another_map(small: Predictor) -> None:
+    assert small.predict(RGB, size=96).shape == (40, 50)
+    assert np.abs(small.predict(RGB, size=96) - small.predict(RGB)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            RGB.astype(np.float32),
+            r"uint8 \[height, width, 3\] or \[height, width\], not float32 \[40, 50, 3\]",
+        ),
+        (RGB[None], r"not uint8 \[1, 40, 50, 3\]"),
+        (RGB[..., :2], r"not uint8 \[40, 50, 2\]"),
+        (RGB[:0], r"not uint8 \[0, 50, 3\]"),
+        (3, "a path, a Pillow image or an array, not int"),
+        (Image.new("F", (4, 4)), "image: its pixels are floating-point"),
+        ("nowhere.png", "nowhere.png: cannot be read"),
+    ],
+)
+def test_what_is_no_image_is_refused(small: Predictor, image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        small.predict(image)
+
+
+def test_sizes_are_positive(small: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="size: must be at least 1, not 0"):
+        small.predict(RGB, size=0)
+    with pytest.raises(InputError, match="batch_size: must be at least 1, not 0"):
+        predict_files(small, [write(tmp_path / "a.png")], tmp_path / "out", batch_size=0)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".npz"])
+def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path: Path, ending: str) -> None:
+    ours, authors = tmp_path / f"ours{ending}", tmp_path / f"authors{ending}"
+    save_variables(ours, small.variables, model_config(small.model))
+    write_tensors(authors, to_authors(small.variables))
+    for path in (ours, str(authors)):
+        predictor = load(path)
+        assert predictor.size == 320
+        np.testing.assert_array_equal(predictor.predict(RGB, SIZE), small.predict(RGB))
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(predictor.variables))
+
+
+def test_loads_a_training_run(small: Predictor, tmp_path: Path) -> None:
+    import optax
+
+    from purinet_jax.checkpoints import open_checkpoints, save_checkpoint
+    from purinet_jax.losses import Objective
+    from purinet_jax.step import create_state
+
+    state = create_state(small.model, small.variables, optax.sgd(0.1), Objective("none"))
+    with open_checkpoints(tmp_path, keep=1) as checkpointer:
+        save_checkpoint(checkpointer, state, {"config": {"model": model_config(small.model)}}, mae=0.5)
+    predictor = load(tmp_path)
+    assert predictor.model == small.model
+    jax.tree.map(np.testing.assert_array_equal, predictor.variables, small.variables)
+
+
+def test_an_extractor_alone_is_refused(small: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "extractor.npz"
+    below = {name: {"backbone": small.variables[name]["backbone"]} for name in ("params", "batch_stats")}
+    save_variables(path, below, {"backbone": "mobilenet_v2", "part": "backbone"})
+    with pytest.raises(InputError, match=r"extractor\.npz: holds the extractor mobilenet_v2 alone"):
+        load(path)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.npz", tmp_path / "missing", write(tmp_path / "a.png"), tmp_path):
+        with pytest.raises(InputError, match=re.escape(str(path))):
+            load(path)
+
+
+def test_files_hold_the_map_truncated_then_resized(small: Predictor, tmp_path: Path) -> None:
+    paths = [write(tmp_path / "in" / "b.png"), write(tmp_path / "a.bmp", RGB[:20])]
+    write(tmp_path / "in" / "d.JPG")
+    write(tmp_path / "in" / "deeper" / "e.png")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    output = tmp_path / "new" / "out"
+    assert predict_files(small, [tmp_path / "in", paths[1]], output, batch_size=2, progress=False) == []
+    assert sorted(file.name for file in output.iterdir()) == ["a.png", "b.png", "d.png"]
+    for path in paths:
+        (saliency,) = small.squashed_maps([np.asarray(Image.open(path).resize((SIZE, SIZE), 2))], 2)
+        with Image.open(path) as image:
+            expected = cv2.resize(np.floor(saliency * 255).astype(np.uint8), image.size)
+        np.testing.assert_array_equal(read(output / f"{path.stem}.png"), expected)
+
+
+def test_one_batch_shape_for_all_files(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{index}.png") for index in range(5)]
+    network: Any = Brightness()
+    predict_files(network, paths, tmp_path / "out", batch_size=2, progress=False)
+    assert network.batches == [(2, 2), (2, 2), (1, 2)]
+    predict_files(network, paths[:1], tmp_path / "out", batch_size=8, progress=False)
+    assert network.batches[-1] == (1, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_bad_images_are_named_and_the_others_done(tmp_path: Path, batch_size: int) -> None:
+    for index in range(6):
+        write(tmp_path / f"{index}.png")
+    for index in (0, 3, 4):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    network: Any = Brightness()
+    failures = predict_files(network, [tmp_path], tmp_path / "out", batch_size=batch_size, progress=False)
+    assert [line.split(": ")[0] for line in failures] == [
+        str(tmp_path / f"{index}.png") for index in (0, 3, 4)
+    ]
+    assert not any("\n" in line for line in failures)
+    assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == ["1", "2", "5"]
+
+
+def test_nothing_is_written_where_something_is_wrong(tmp_path: Path) -> None:
+    network: Any = Brightness()
+    first, second = write(tmp_path / "one" / "a.jpg"), write(tmp_path / "two" / "a.png")
+    (tmp_path / "empty").mkdir()
+    file = write(tmp_path / "file.png")
+    new = tmp_path / "new"
+    for paths, output, message in (
+        ([first, second], new, f"{new / 'a.png'}: both {first} and {second} would"),
+        ([second], second.parent, f"{second}: the map of {second} would replace the image {second}"),
+        ([first, file, tmp_path / "missing.png"], new, f"{tmp_path / 'missing.png'}: no such file"),
+        ([tmp_path / "empty"], new, f"{tmp_path / 'empty'}: holds no images"),
+        ([], new, "no images were named"),
+        ([first], file, f"{file}: is a file or lies below one"),
+        ([first], file / "below", f"{file / 'below'}: is a file or lies below one"),
+    ):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(InputError, match=re.escape(message)):
+            predict_files(network, paths, output, progress=False)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert network.batches == []
+
+
+def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network: Any = Brightness()
+    path = write(tmp_path / "a.png")
+    predict_files(network, [path], tmp_path / "out", progress=False)
+    assert capsys.readouterr() == ("", "")
+    predict_files(network, [path], tmp_path / "out")
+    output, bar = capsys.readouterr()
+    assert output == ""
+    assert "predicting: 100%" in bar
+
+
+def test_a_stream_keeps_few_images_and_stops_with_its_reader() -> None:
+    lock = threading.Lock()
+    under_way = most = 0
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        return RGB, index
+
+    def finish(index: int, saliency: np.ndarray, beside: int) -> int:
+        nonlocal under_way
+        assert saliency.shape == RGB.shape[:2]
+        assert index == beside
+        with lock:
+            under_way -= 1
+        return index
+
+    network: Any = Brightness()
+    assert list(predict_stream(network, 500, read, finish, batch_size=4)) == list(range(500))
+    assert most <= 40
+    stream = predict_stream(network, 500, read, finish, batch_size=4)
+    assert next(stream) == 0
+    stream.close()
+    assert not any(thread.name.startswith("purinet") for thread in threading.enumerate())
+
+
+def test_names_are_imported_when_asked_for() -> None:
+    program = (
+        "import sys, purinet_jax\n"
+        "heavy = {'jax', 'flax', 'numpy', 'cv2', 'PIL', 'grain', 'skimage', 'tensorflow_datasets', 'orbax'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "purinet_jax.load\n"
+        "late = heavy & {'grain', 'skimage', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "assert not late, late\n"
+    )
+    root = Path(purinet_jax.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
+def test_public_names() -> None:
+    assert set(purinet_jax.__all__) <= set(dir(purinet_jax))
+    for name in set(purinet_jax.__all__) - {"__version__"}:
+        assert callable(getattr(purinet_jax, name))
+    assert purinet_jax.load is load
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        purinet_jax.nothing  # noqa: B018
+    try:
+        assert re.match(r"\d+\.\d+", purinet_jax.__version__)
+    except PackageNotFoundError:
+        pytest.skip("purinet_jax is not installed")
