@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from purinet_jax.layers import at_least_float32
+
 
 def promotion_attention(features: Array, scaled: bool = False) -> Array:
     """Promotion attention: spatial softmax of each channel × channel softmax of the spatial mean (paper, III-B).
@@ -16,7 +18,7 @@ def promotion_attention(features: Array, scaled: bool = False) -> Array:
     Returns:
       [batch, height, width, channels], positive, in the features' dtype; computed in float32.
     """
-    wide = features.astype(jnp.float32)
+    wide = features.astype(at_least_float32(features.dtype))
     spatial = jax.nn.softmax(wide, axis=(1, 2))
     channel = jax.nn.softmax(wide.mean((1, 2), keepdims=True), axis=-1)
     if scaled:

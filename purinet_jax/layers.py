@@ -76,6 +76,11 @@ def _unit_stride_backward(
 unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
 
 
+def at_least_float32(dtype: DTypeLike) -> DTypeLike:
+    """What sums and outputs are kept in: float32, or float64 where a check of gradients asks for it."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class Conv(nn.Module):
     """Convolution, padded by `dilation * (kernel_size // 2)` on each side as PyTorch's networks are.
 
@@ -129,7 +134,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
         if train:
-            wide = x.astype(jnp.float32)
+            wide = x.astype(at_least_float32(x.dtype))
             mean = wide.mean((0, 1, 2))
             count = np.prod(x.shape[:-1])
             if self.axis_name is not None and not self.is_initializing():

@@ -148,7 +148,7 @@ def structural_similarity_loss(
         if not released:
             predicted = jnp.maximum(predicted, 0.5e-4)
         divergence = xlogy(truth, truth) - truth * jnp.log(predicted)
-        return jnp.where(pairs, divergence, 0).sum((0, 1)) / (count.astype(jnp.float32) ** 2 / 2)
+        return jnp.where(pairs, divergence, 0).sum((0, 1)) / (count.astype(saliency.dtype) ** 2 / 2)
 
     losses = jax.vmap(image_loss)(saliency, target, regions.astype(jnp.int32))
     return jax.vmap(batch_mean, in_axes=(1, None))(losses, valid)
@@ -216,7 +216,7 @@ def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) 
         structural term is "region"; `valid` [batch], optional.
       objective: which terms, in which form.
     """
-    target = batch["mask"].astype(jnp.float32)
+    target = batch["mask"].astype(maps.saliency[0].dtype)
     valid = batch.get("valid")
     errors: list[Array | None] = [jnp.tanh(x) for x in maps.error] or [None] * len(maps.saliency)
     if not objective.released:

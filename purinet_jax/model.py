@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from purinet_jax.attention import promotion_attention, rectification_attention
 from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
 from purinet_jax.errors import InputError
-from purinet_jax.layers import CBP, PredictionHead, Upsample
+from purinet_jax.layers import CBP, PredictionHead, Upsample, at_least_float32
 
 EXTRACTORS = {"mobilenet_v2": MobileNetV2, "resnet50": ResNet50, "vgg16": VGG16}
 
@@ -71,7 +71,7 @@ class PurNet(nn.Module):
 
         def predict(name: str, x: Array, stride: int) -> Array:
             head = PredictionHead(self.channels, stride, True, self.axis_name, self.dtype, name=name)
-            return head(x, size, train).astype(jnp.float32)
+            return head(x, size, train).astype(at_least_float32(self.dtype))
 
         def pyramid(prefix: str) -> tuple[Array, ...]:
             """f_n = convert_n(l_n), f_k = convert_k(l_k) + the upsampled CBP3 of f_(k+1); finest first."""
@@ -111,7 +111,7 @@ class PurNet(nn.Module):
             ):
                 head = PredictionHead(self.channels, stride, False, self.axis_name, self.dtype, name=name)
                 logits = Upsample(stride, self.dtype, name=f"{name}_upscore")(head(x, size, train))
-                maps.append(logits[:, : size[0], : size[1]].astype(jnp.float32))
+                maps.append(logits[:, : size[0], : size[1]].astype(at_least_float32(self.dtype)))
 
             x = purificatory[level - 1]
             x = cbp(f"feature_upscore{level}_2", promote * x + x, 3)

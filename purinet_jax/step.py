@@ -143,7 +143,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     if axis is not None:
         gradient = lax.pmean(gradient, axis)
     updates, optimizer_state = state.optimizer.update(gradient, state.optimizer_state, state.params)
-    metrics = {**losses, "loss": total_loss(losses), "gradient_norm": optax.global_norm(gradient)}
+    metrics = {**losses, "loss": total_loss(losses), "gradient_norm": optax.tree.norm(gradient)}
     state = state.replace(  # type: ignore[attr-defined]
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),

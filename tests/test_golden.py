@@ -102,7 +102,9 @@ def assert_features(values: dict[str, np.ndarray], name: str, actual: Any) -> in
     return len(stored)
 
 
-def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
+def test_inference(
+    variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]
+) -> None:
     values = golden("inference")
     model = build_model({"backbone": "resnet50"})
     apply = jax.jit(lambda variables, image: model.apply(variables, image, mutable=["intermediates"]))
@@ -144,14 +146,15 @@ def test_train_mode(
     assert compared == len(values)
 
 
-def initial_state(stage: int, variables: dict[str, Any]) -> TrainState:
+def initial_state(stage: int, variables: dict[str, Any], dtype: Any = jnp.float32) -> TrainState:
     """The state that the authors' stage starts from, its optimiser and its losses."""
-    model = build_model({"backbone": "resnet50", "attention": stage > 1}, axis_name=AXIS)
+    model = build_model({"backbone": "resnet50", "attention": stage > 1}, axis_name=AXIS, dtype=dtype)
     if stage == 1:
         variables = {
             collection: {name: value for name, value in tree.items() if in_stage1(name)}
             for collection, tree in variables.items()
         }
+    variables = jax.tree.map(lambda x: x.astype(dtype), variables)
     rates = {"backbone": 1.0, "purificatory": 10.0 if stage == 1 else 1.0, "promotion": 10.0, "rectification": 10.0}
     optimizer = make_optimizer(OptimizerConfig(group_rates=rates), {1: 50_000, 2: 250_000, 3: 200_000}[stage])
     return create_state(model, variables, optimizer, Objective("none" if stage == 2 else "region"))
@@ -161,13 +164,53 @@ def in_stage1(name: str) -> bool:
     return not (name.startswith(("oa_", "ea_")) or name.endswith("_2"))
 
 
-def authors_norms(tree: Any) -> dict[str, float]:
-    """L2 norm of every parameter under the authors' name."""
-    return {
-        name: float(np.linalg.norm(np.asarray(value, np.float64)))
-        for name, value in to_authors({"params": tree, "batch_stats": {}}).items()
-        if not name.endswith("num_batches_tracked")
+def without_devices(model: PurNet) -> PurNet:
+    return model.clone(axis_name=None, backbone=model.backbone.clone(axis_name=None))
+
+
+def norms_by_name(gradient: Any) -> dict[str, float]:
+    """L2 norm of every parameter's gradient under the authors' name."""
+    named = {}
+    for path, value in traverse_util.flatten_dict(gradient).items():
+        modules = path[1:-1] if path[0] == "backbone" else path[:-1]
+        leaf = "bias" if path[-1] == "bias" else "weight"
+        named[".".join((*modules, leaf))] = float(np.linalg.norm(np.asarray(value, np.float64)))
+    return named
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_gradients(
+    stage: int, variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]
+) -> None:
+    """Norms of every tensor's first gradient, relative 2e-3, the step computed in float64.
+
+    In float64, because where a PReLU's input is within float32's rounding of zero the
+    derivative jumps, so that any float32 program differs from the reference by up to 5 % on slopes, whose gradients
+    are sums that nearly cancel (this one on 20 of 735 tensors). float32 is what `test_three_steps` runs in. Left out as negligible are norms below 1e-9: biases
+    in front of a BatchNorm, whose gradient is zero; what is stored is the reference's rounding.
+    """
+    values = {
+        key.removeprefix("grad_norm/"): float(value)
+        for key, value in golden(f"steps_stage{stage}").items()
+        if key.startswith("grad_norm/")
     }
+    if not values:
+        pytest.fail(f"{GOLDEN}/steps_stage{stage}.npz holds no gradient norms")
+    assert min(values.values()) >= 0, "a tensor has no gradient in the reference"
+
+    with jax.enable_x64(True):
+        state = initial_state(stage, variables, jnp.float64)
+        state = state.replace(model=without_devices(state.model))
+        inputs = {key: jnp.asarray(value) for key, value in batch(SEED + 1).items()}
+        inputs["image"] = inputs["image"].astype(jnp.float64)
+        compute = jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch)[0])
+        norms = norms_by_name(compute(state, inputs))
+    assert norms.keys() == values.keys()
+    for name, expected in values.items():
+        if expected < 1e-9:
+            assert norms[name] < 1e-6, name
+        else:
+            assert norms[name] == pytest.approx(expected, rel=2e-3), name
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -177,8 +220,6 @@ def test_three_steps(
     values = golden(f"steps_stage{stage}")
     state = place_state(initial_state(stage, variables), jax.devices()[:1])
     compared = set()
-    if any(key.startswith("grad_norm/") for key in values):
-        compared |= assert_gradient_norms(values, state, batch(SEED + 1))
     step = pmap_step(jax.devices()[:1])
     for number in range(3):
         leading = {key: value[None] for key, value in batch(SEED + 1 + number).items()}
@@ -194,41 +235,13 @@ def test_three_steps(
         if key in values and not name.endswith("num_batches_tracked"):
             flat = value.ravel().astype(np.float64)
             quarter = flat.size // 4
-            norm, _, *samples = values[key]
-            # A norm that is nothing but rounding has no relative error; none is that small but biases before a
-            # BatchNorm, which are not zero here.
-            np.testing.assert_allclose(np.linalg.norm(flat), norm, rtol=1e-3, atol=1e-9, err_msg=key)
-            largest = max(np.abs(samples).max(), norm / np.sqrt(flat.size))
+            norm, mean, *samples = values[key]
+            np.testing.assert_allclose(np.linalg.norm(flat), norm, rtol=1e-3, err_msg=key)
+            # Single values: relative to the tensor's typical value.
+            tolerance = 1e-3 * norm / np.sqrt(flat.size)
+            np.testing.assert_allclose(flat.mean(), mean, rtol=0, atol=tolerance, err_msg=key)
             actual = flat[[0, quarter, 2 * quarter, 3 * quarter]]
-            np.testing.assert_allclose(actual, samples, rtol=0, atol=1e-3 * largest, err_msg=key)
+            np.testing.assert_allclose(actual, samples, rtol=1e-3, atol=2 * tolerance, err_msg=key)
             compared.add(key)
-    assert compared == {key for key in values if not key.endswith("num_batches_tracked")}
-
-
-def assert_gradient_norms(
-    values: dict[str, np.ndarray], state: TrainState, batch: dict[str, np.ndarray]
-) -> set[str]:
-    """Norms of the first step's gradients, relative 2e-3 where they are not negligible.
-
-    Left out, and only checked to be as small as they should be:
-    - a convolution's bias in front of a BatchNorm: its gradient is zero, what is stored is rounding (below 1e-5);
-    - a PReLU slope: one number that sums positive and negative parts over all pixels and channels. Its rounding error
-      grows with the parts, not with the sum: it is compared relative to the norm of the same slope's parts, taken
-      channel by channel.
-    """
-    one = jax.jit(lambda state, batch: slope_parts(state, batch))
-    gradient, parts = one(state, batch)
-    norms, scales = authors_norms(gradient), authors_norms(parts)
-    compared = set()
-    for key, expected in values.items():
-        if not key.startswith("grad_norm/"):
-            continue
-        name = key.removeprefix("grad_norm/")
-        compared.add(key)
-        assert expected >= 0, f"{name} has no gradient in the reference"
-        negligible = expected < 1e-5
-        tolerance = 1e-4 if negligible else 2e-3 * expected
-        if name in scales and scales[name] > expected:
-            tolerance = max(tolerance, 2e-3 * scales[name])
-        assert abs(norms[name] - expected) <= tolerance, f"{key}: {norms[name]} instead of {expected}"
-    return compared
+    expected = {key for key in values if not key.startswith("grad_norm/")}
+    assert compared == {key for key in expected if not key.endswith("num_batches_tracked")}
