@@ -1,10 +1,10 @@
-"""PurNet on ResNet-50, stage 1 of the released recipe: extractor and purificatory pyramid, BCE + structural loss.
+"""PurNet on ResNet-50, stage 1 of the released recipe: no attentions yet, BCE and structural loss.
 
     purinet train --config configs/purnet_resnet50_stage1.py --data DUTS-TR.zip --init resnet50.safetensors \
-        --output runs/stage1
+        -o runs/stage1
 
-50,000 steps of 4 images at 320². On 2 CPU cores a step takes about 5 s (three days; see README for a smaller run); the
-paper's numbers (DUTS-TE MAE .039) are those of stage 3.
+50,000 steps of 4 images at 320². The paper's numbers (DUTS-TE MAE .039) are those of stage 3. On CPUs a step
+takes seconds and the stage days; `configs/tiny.py` is for trying things there.
 """
 
 from ml_collections import ConfigDict
@@ -15,9 +15,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.dtype = "float32"  # what convolutions compute in: "float32" or "bfloat16"
-    config.model = ConfigDict(
-        {"backbone": "resnet50", "channels": 128, "attention": False, "scaled_promotion": False}
-    )
+    config.model = ConfigDict({"backbone": "resnet50", "channels": 128, "attention": False, "scaled_promotion": False})
 
     config.steps = 50_000
     config.batch_size = 4  # over all devices

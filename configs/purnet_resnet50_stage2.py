@@ -1,8 +1,9 @@
 """PurNet on ResNet-50, stage 2 of the released recipe: the whole network without the structural loss.
 
-    purinet train --config configs/purnet_resnet50_stage2.py --data DUTS-TR.zip --init runs/stage1 --output runs/stage2
+    purinet train --config configs/purnet_resnet50_stage2.py --data DUTS-TR.zip --init runs/stage1 -o runs/stage2
 
-250,000 steps of 4 images at 320², from stage 1 with every transposed convolution bilinear again.
+250,000 steps of 4 images at 320², from stage 1 with every transposed convolution bilinear again. Its loss is not
+comparable with stage 1's: no structural term, but those of the promotion and rectification maps, 15 in all.
 """
 
 import purnet_resnet50_stage1

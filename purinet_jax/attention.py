@@ -12,7 +12,7 @@ def promotion_attention(features: Array, scaled: bool = False) -> Array:
 
     Args:
       features: [batch, height, width, channels], any float dtype.
-      scaled: multiply each softmax by its length, so that the attention's mean is about 1 and not
+      scaled: multiply each softmax by its length, so that the attention's mean is 1 and not
         1 / (height · width · channels). The released form averages 1e-6, which leaves `A · f + f` equal to f.
 
     Returns:

@@ -25,7 +25,10 @@ def open_checkpoints(run: Path, keep: int) -> ocp.training.Checkpointer:
     """
     policies = ocp.training.preservation_policies
     best = policies.BestN(
-        get_metric_fn=lambda metrics: metrics["mae"], reverse=True, n=1, keep_checkpoints_without_metrics=False
+        get_metric_fn=lambda metrics: metrics["mae"],
+        reverse=True,
+        n=1,
+        keep_checkpoints_without_metrics=False,
     )
     return ocp.training.Checkpointer(
         (run / FOLDER).absolute(),
@@ -139,4 +142,3 @@ def load_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     return load_checkpoint(path) if path.is_dir() else load_file(path)
-

@@ -62,7 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--validation", type=Path, metavar="DIR|ZIP", help="pairs to measure the error on")
     train.add_argument("--init", type=Path, metavar="RUN|FILE", help="weights to start from")
     train.add_argument(
-        "--superpixels", default="slic", metavar="DIR", help="the authors' .mat files (default: computed by SLIC)"
+        "--superpixels",
+        default="slic",
+        metavar="DIR",
+        help="the authors' .mat files (default: computed by SLIC)",
     )
     train.add_argument("--skip-bad", action="store_true", help="leave unreadable pairs out")
     train.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -96,7 +99,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="RUN|FILE", help="a run's folder or a file of weights"
+        "--checkpoint",
+        required=True,
+        type=Path,
+        metavar="RUN|FILE",
+        help="a run's folder or a file of weights",
     )
     parser.add_argument("--batch", type=_positive, default=1, help="images at a time (default 1)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -121,7 +128,7 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
         raise InputError(f"{path}: no such configuration file")
     # A FlagValues of its own: parsing the program's other arguments is not absl's business.
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["purinet", *overrides])
     sys.path.insert(0, str(Path(path).parent.absolute()))
     try:
         values(["purinet", f"--config={path}", *overrides])
@@ -174,9 +181,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from purinet_jax.predict import load
 
     pairs = open_pairs(arguments.data)
-    result = evaluate(
-        load(arguments.checkpoint), pairs, batch_size=arguments.batch, progress=not arguments.quiet
-    )
+    result = evaluate(load(arguments.checkpoint), pairs, batch_size=arguments.batch, progress=not arguments.quiet)
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -228,6 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Libraries' own chatter (Orbax logs each save) is not the user's; ours is.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("purinet_jax").setLevel(logging.INFO)
+    # Compiled programs are kept between runs: a run that goes on, or a second picture, starts at once.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purinet_jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # TensorStore and XLA write notes of their own to stderr before Python can filter them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:

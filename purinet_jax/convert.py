@@ -116,9 +116,7 @@ def save_variables(
     write_tensors(path, tensors, {"format": FORMAT, "model": json.dumps(config, sort_keys=True)})
 
 
-def to_authors(
-    variables: Mapping[str, Any], batches_tracked: Mapping[str, Any] | None = None
-) -> dict[str, np.ndarray]:
+def to_authors(variables: Mapping[str, Any], batches_tracked: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
     """The tensors under the authors' names and in PyTorch's layouts, as `load_state_dict` takes them.
 
     Convolutions are [out, in, height, width], transposed ones [in, out, height, width]. Each BatchNorm gets
@@ -225,9 +223,7 @@ def convert_file(
         f"{destination}: {written:,} tensors written, {names} names",
     ]
     if dropped:
-        lines.append(
-            f"left out, since the extractor has no use for them: {', '.join(map(readable, dropped))}"
-        )
+        lines.append(f"left out, since the extractor has no use for them: {', '.join(map(readable, dropped))}")
     if names == "authors" and config.get("scaled_promotion"):
         lines.append("the authors' names do not say that the promotion attention is the scaled one")
     return "\n".join(lines)
@@ -443,9 +439,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, np.ndar
     metadata = read_metadata(path)
     with _about(path):
         if not {"format", "model"} <= metadata.keys():
-            raise InputError(
-                "holds no purinet_jax variables (`purinet convert` makes them from other weights)"
-            )
+            raise InputError("holds no purinet_jax variables (`purinet convert` makes them from other weights)")
         if metadata["format"] != FORMAT:
             raise InputError(f"has the format {metadata['format']!r}, not {FORMAT!r}")
         try:

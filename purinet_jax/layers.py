@@ -7,6 +7,7 @@ in, out] is a transposed convolution's `weight`, `scale` and `slope` are the `we
 Parameters and BatchNorm statistics are float32; `dtype` is what the layer computes in.
 """
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -35,17 +36,16 @@ def convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Pa
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Padding) -> Array:
-    """`convolution` of stride 1 whose kernel's gradient is, on CPUs, one matrix product per tap.
+    """`convolution` of stride 1, with a gradient of its kernel that is fast on CPUs.
 
-    XLA's CPU backend writes that gradient as a convolution with a window as large as the image, which takes twice as
-    long and transposes both operands first. Other platforms keep XLA's own form.
+    That gradient is itself a convolution, whose window is as large as the image and whose only contiguous axis is the
+    batch; XLA's CPU backend takes 1.7 times as long for it as for one convolution over the width alone per row of the
+    kernel, with the image's rows counted into the batch. Other platforms keep XLA's own form.
     """
     return convolution(x, kernel, 1, dilation, padding)
 
 
-def _unit_stride_forward(
-    x: Array, kernel: Array, dilation: int, padding: Padding
-) -> tuple[Array, tuple[Array, Array]]:
+def _unit_stride_forward(x: Array, kernel: Array, dilation: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
     return convolution(x, kernel, 1, dilation, padding), (x, kernel)
 
 
@@ -57,20 +57,20 @@ def _unit_stride_backward(
     def kernel_gradient(x: Array, gradient: Array) -> Array:
         return jax.vjp(lambda k: convolution(x, k, 1, dilation, padding), kernel)[1](gradient)[0]
 
-    def kernel_gradient_by_taps(x: Array, gradient: Array) -> Array:
-        height, width = gradient.shape[1:3]
+    def kernel_gradient_by_rows(x: Array, gradient: Array) -> Array:
+        batch, height, width, _ = gradient.shape
         x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        taps = [
-            jnp.einsum("bhwi,bhwo->io", x[:, row : row + height, column : column + width], gradient)
-            for row in range(0, dilation * kernel.shape[0], dilation)
-            for column in range(0, dilation * kernel.shape[1], dilation)
-        ]
-        return jnp.stack(taps).reshape(kernel.shape)
+        rows = []
+        for row in range(0, dilation * kernel.shape[0], dilation):
+            # in-channels stand in the batch's place, batch and rows in that of the features
+            x_row = x[:, row : row + height].reshape(batch * height, -1, x.shape[-1])
+            window = gradient.reshape(batch * height, width, -1)
+            layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
+            rows.append(lax.conv_general_dilated(x_row, window, (dilation,), "VALID", dimension_numbers=layout))
+        return jnp.stack(rows)
 
     (x_gradient,) = jax.vjp(lambda x: convolution(x, kernel, 1, dilation, padding), x)[1](gradient)
-    return x_gradient, lax.platform_dependent(
-        x, gradient, cpu=kernel_gradient_by_taps, default=kernel_gradient
-    )
+    return x_gradient, lax.platform_dependent(x, gradient, cpu=kernel_gradient_by_rows, default=kernel_gradient)
 
 
 unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
@@ -136,7 +136,7 @@ class BatchNorm(nn.Module):
         if train:
             wide = x.astype(at_least_float32(x.dtype))
             mean = wide.mean((0, 1, 2))
-            count = np.prod(x.shape[:-1])
+            count = math.prod(x.shape[:-1])
             if self.axis_name is not None and not self.is_initializing():
                 mean = lax.pmean(mean, self.axis_name)
                 count = count * lax.axis_size(self.axis_name)
@@ -171,7 +171,7 @@ def convolution_batchnorm_prelu(
     module: nn.Module, x: Array, index: int, features: int, kernel_size: int, train: bool
 ) -> Array:
     """Three layers of a sequence, numbered from `index` as in the authors' `nn.Sequential`, inside `module`."""
-    norm = {"axis_name": module.axis_name, "dtype": module.dtype}  # type: ignore[attr-defined]
+    norm = {"axis_name": module.axis_name, "dtype": module.dtype}
     dtype = norm["dtype"]
     x = Conv(features, kernel_size, dtype=dtype, name=str(index))(x)
     x = BatchNorm(**norm, name=str(index + 1))(x, train)
@@ -277,11 +277,14 @@ class PredictionHead(nn.Module):
 def max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
     """Max pooling of non-negative `x` [batch, height, width, channels], sides divided by `stride` and rounded up.
 
-    Equals PyTorch's `max_pool2d` behind a ReLU, where zero padding is as good as minus infinity. A maximum over
+    Equals PyTorch's `max_pool2d` behind a ReLU (with `ceil_mode=True` where sides are odd and windows even): zero
+    padding is as good as minus infinity there. A maximum over
     shifted slices: its gradient is 6 times faster on XLA's CPU backend than `reduce_window`'s.
     """
     height, width = (-(-side // stride) for side in x.shape[1:3])
-    after = [(out - 1) * stride + window - side - padding for out, side in zip((height, width), x.shape[1:3], strict=True)]
+    after = [
+        (out - 1) * stride + window - side - padding for out, side in zip((height, width), x.shape[1:3], strict=True)
+    ]
     x = jnp.pad(x, ((0, 0), (padding, max(after[0], 0)), (padding, max(after[1], 0)), (0, 0)))
     result = None
     for row in range(window):

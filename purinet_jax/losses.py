@@ -88,7 +88,7 @@ def rectification_error_loss(
     return binary_cross_entropy(2 * error_logits, (target - rectified + 1) / 2, valid)
 
 
-def region_means(maps: Array, regions: Array, max_regions: int) -> Array:
+def region_means(maps: Array | np.ndarray, regions: Array | np.ndarray, max_regions: int) -> Array:
     """Mean of each map over each superpixel.
 
     Args:
@@ -186,8 +186,7 @@ def windowed_ssim(x: Array, y: Array) -> Array:
         for axis in (1, 2):
             length = image.shape[axis] - len(window) + 1
             image = sum(  # type: ignore[assignment]
-                float(weight) * lax.slice_in_dim(image, i, i + length, axis=axis)
-                for i, weight in enumerate(window)
+                float(weight) * lax.slice_in_dim(image, i, i + length, axis=axis) for i, weight in enumerate(window)
             )
         return image
 
@@ -226,8 +225,7 @@ def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) 
         terms["promotion"] = [binary_cross_entropy(x, target, valid) for x in maps.promotion]
         terms["rectification_saliency"] = [binary_cross_entropy(x, target, valid) for x in maps.rectification]
         terms["rectification_error"] = [
-            rectification_error_loss(e, x, target, valid)
-            for e, x in zip(maps.error, maps.rectification, strict=True)
+            rectification_error_loss(e, x, target, valid) for e, x in zip(maps.error, maps.rectification, strict=True)
         ]
     losses = {name: jnp.stack(values) for name, values in terms.items()}
     if objective.structural != "none":

@@ -59,9 +59,9 @@ class PurNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Maps:
-        size = images.shape[1:3]
+        size = (images.shape[1], images.shape[2])
         levels = self.backbone(images.astype(self.dtype), train)
-        strides: Sequence[int] = self.backbone.strides  # type: ignore[attr-defined]
+        strides: Sequence[int] = self.backbone.strides
         numbers = range(1, len(levels) + 1)
         for level, features in zip(numbers, levels, strict=True):
             self.sow("intermediates", f"backbone{level}", features, reduce_fn=lambda _, new: new)
@@ -91,7 +91,10 @@ class PurNet(nn.Module):
             return Maps(tuple(predict(f"predict{k}", purificatory[k - 1], strides[k - 1]) for k in numbers))
 
         promotion_features, rectification_features = pyramid("oa_"), pyramid("ea_")
-        saliency, promotion, rectification, error = [], [], [], []
+        saliency: list[Array] = []
+        promotion: list[Array] = []
+        rectification: list[Array] = []
+        error: list[Array] = []
         for level in numbers:
             stride = strides[level - 1]
             f = promotion_features[level - 1]
@@ -119,9 +122,7 @@ class PurNet(nn.Module):
         return Maps(tuple(saliency), tuple(promotion), tuple(rectification), tuple(error))
 
 
-def build_model(
-    config: Mapping[str, Any], *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32
-) -> PurNet:
+def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32) -> PurNet:
     """The network that a model configuration describes.
 
     Args:
@@ -134,11 +135,14 @@ def build_model(
     """
     config = dict(config)
     name = config.pop("backbone", None)
-    if name not in EXTRACTORS:
+    if not isinstance(name, str) or name not in EXTRACTORS:
         raise InputError(f"model.backbone: {name!r} is none of {', '.join(EXTRACTORS)}")
     unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion"})
     if unknown:
         raise InputError(f"model.{unknown[0]}: no such setting")
+    channels = config.get("channels", 128)
+    if not isinstance(channels, int) or channels < 1:
+        raise InputError(f"model.channels: {channels!r} is not an integer of at least 1")
     backbone = EXTRACTORS[name](axis_name=axis_name, dtype=dtype)
     return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, **config)
 
@@ -147,7 +151,7 @@ def model_config(model: PurNet) -> dict[str, Any]:
     """The configuration that `build_model` makes `model` from (device axis and compute dtype are not part of it)."""
     names = {extractor: name for name, extractor in EXTRACTORS.items()}
     return {
-        "backbone": names[type(model.backbone)],  # type: ignore[index]
+        "backbone": names[type(model.backbone)],
         "channels": model.channels,
         "attention": model.attention,
         "scaled_promotion": model.scaled_promotion,

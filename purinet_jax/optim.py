@@ -35,7 +35,12 @@ class OptimizerConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     rate: float = 1e-3
     group_rates: Mapping[str, float] = dataclasses.field(
-        default_factory=lambda: {"backbone": 1.0, "purificatory": 1.0, "promotion": 10.0, "rectification": 10.0}
+        default_factory=lambda: {
+            "backbone": 1.0,
+            "purificatory": 1.0,
+            "promotion": 10.0,
+            "rectification": 10.0,
+        }
     )
     decaying_groups: tuple[str, ...] = ("backbone",)
     power: float = 0.9
@@ -51,6 +56,8 @@ class OptimizerConfig:
             for group in groups:
                 if group not in GROUPS:
                     raise InputError(f"optimizer.{key}: {group!r} is none of {', '.join(GROUPS)}")
+        if self.clip_norm < 0:
+            raise InputError(f"optimizer.clip_norm: {self.clip_norm} is below 0")
         missing = [group for group in GROUPS if group not in self.group_rates]
         if missing:
             raise InputError(f"optimizer.group_rates: {missing[0]} is missing")

@@ -27,7 +27,9 @@ def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
     saliency = np.asarray(jax.nn.sigmoid(maps.saliency[0]))
     columns.append(_grey(saliency))
     if "superpixels" in batch:
-        columns.append(_grey(np.stack([_flatten_regions(*x) for x in zip(saliency, batch["superpixels"], strict=True)])))
+        columns.append(
+            _grey(np.stack([_flatten_regions(*x) for x in zip(saliency, batch["superpixels"], strict=True)]))
+        )
     if maps.promotion:
         columns.append(_grey(jax.nn.sigmoid(maps.promotion[0])))
         columns.append(_grey(jax.nn.sigmoid(maps.rectification[0])))

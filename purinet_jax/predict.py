@@ -66,9 +66,7 @@ class Predictor:
     def predict(self, images: ImageLike, size: int | None = None) -> np.ndarray: ...
 
     @overload
-    def predict(
-        self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None
-    ) -> list[np.ndarray]: ...
+    def predict(self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None) -> list[np.ndarray]: ...
 
     def predict(
         self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...], size: int | None = None
@@ -101,10 +99,7 @@ class Predictor:
         arrays = [_pixels(image) for image in images]
         maps = self.squashed_maps([resize_image(array, size, size) for array in arrays], len(arrays))
         # Interpolation may leave [0, 1] by a rounding error.
-        return [
-            np.clip(_resize_map(saliency, array.shape), 0, 1)
-            for saliency, array in zip(maps, arrays, strict=True)
-        ]
+        return [np.clip(_resize_map(saliency, array.shape), 0, 1) for saliency, array in zip(maps, arrays, strict=True)]
 
     def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         """The maps of squares, before they are resized.
@@ -139,9 +134,7 @@ def load(path: str | os.PathLike[str]) -> Predictor:
 
     variables, config = load_weights(Path(path))
     if "part" in config:
-        raise InputError(
-            f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted"
-        )
+        raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
     return Predictor(build_model(config), jax.device_put(variables))
 
 

@@ -82,9 +82,7 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
-def gradients(
-    state: TrainState, batch_stats: Any, batch: Batch
-) -> tuple[Any, Any, dict[str, Array]]:
+def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, Any, dict[str, Array]]:
     """Each group's gradient of its own losses, the updated BatchNorm statistics, and the losses by term and level."""
 
     def forward(params: Any) -> tuple[tuple[Array, ...], tuple[Any, dict[str, Array]]]:
@@ -93,10 +91,7 @@ def gradients(
             {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
         )
         losses = purnet_losses(maps, batch, state.objective)
-        sums = tuple(
-            total_loss({name: losses[name] for name in names if name in losses})
-            for names in followed
-        )
+        sums = tuple(total_loss({name: losses[name] for name in names if name in losses}) for names in followed)
         return sums, (updates.get("batch_stats", {}), losses)
 
     groups = {name: parameter_group(name) for name in state.params}
@@ -105,9 +100,7 @@ def gradients(
     result: dict[str, Any] = {}
     for i, names in enumerate(followed):
         # Symbolic zeros: what the other losses would add is not computed, and XLA drops the gradients not taken.
-        cotangents = tuple(
-            jnp.ones_like(x) if i == j else ad.Zero(jax.typeof(x)) for j, x in enumerate(sums)
-        )
+        cotangents = tuple(jnp.ones_like(x) if i == j else ad.Zero(jax.typeof(x)) for j, x in enumerate(sums))
         (gradient,) = pullback(cotangents)
         result |= {name: gradient[name] for name, group in groups.items() if FOLLOWS[group] == names}
     return {name: result[name] for name in state.params}, batch_stats, losses
@@ -167,5 +160,10 @@ def pmap_step(
     The model must have been built with `axis_name=AXIS`. The state is donated.
     """
     return jax.pmap(
-        train_step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices
+        train_step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, 0),
+        donate_argnums=(0,),
+        devices=devices,
     )

@@ -206,9 +206,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # the parsers of damaged files raise nearly every kind there is
         reason = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: damaged or not what its ending says ({type(error).__name__}: {reason})"
-        ) from error
+        raise InputError(f"{path}: damaged or not what its ending says ({type(error).__name__}: {reason})") from error
 
 
 # PyTorch ---------------------------------------------------------------------------------------------------
@@ -253,9 +251,7 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
             if len(pickles) != 1:
                 raise _Unusable(f"a zip file with {len(pickles)} members data.pkl is not PyTorch's")
             folder = pickles[0].removesuffix("data.pkl")
-            byte_order = (
-                archive.read(f"{folder}byteorder") if f"{folder}byteorder" in archive.members else b"little"
-            )
+            byte_order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in archive.members else b"little"
             if byte_order != b"little":
                 raise _Unusable("written by a big-endian machine, which is not read")
             tensors = _state_dict(_read_pickle(io.BytesIO(archive.read(pickles[0]))))
@@ -264,9 +260,7 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
                 key = tensor.storage.key
                 if key not in raw:
                     raw[key] = archive.read(f"{folder}data/{key}")
-            return {
-                name: _build_array(tensor, raw[tensor.storage.key], room) for name, tensor in tensors.items()
-            }
+            return {name: _build_array(tensor, raw[tensor.storage.key], room) for name, tensor in tensors.items()}
 
     content = path.read_bytes()
     stream = io.BytesIO(content)
@@ -356,14 +350,7 @@ def _read_pickle(stream: io.BytesIO, storages: dict[str, _Storage] | None = None
                 stack.append(False)
             case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
                 stack.append(argument)
-            case (
-                "UNICODE"
-                | "BINUNICODE"
-                | "SHORT_BINUNICODE"
-                | "BINUNICODE8"
-                | "BINSTRING"
-                | "SHORT_BINSTRING"
-            ):
+            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINSTRING" | "SHORT_BINSTRING":
                 stack.append(argument)  # the last two are Python 2's texts
             case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
                 stack.append(argument)
@@ -477,21 +464,14 @@ def _reduce(symbol: object, arguments: object) -> Any:
         raise _Unusable("damaged pickle: a tensor without a storage")
     if len(rest) > 2 and rest[2]:
         raise _Unusable(f"refuses tensors with flags ({readable(', '.join(map(readable, rest[2])))})")
-    if (
-        type(shape) is not tuple
-        or type(strides) is not tuple
-        or len(shape) != len(strides)
-        or len(shape) > 32
-    ):
+    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides) or len(shape) > 32:
         raise _Unusable("damaged pickle: a tensor's shape and strides do not fit")
     if not all(map(_is_count, (offset, *shape, *strides))):
         raise _Unusable("damaged pickle: a tensor's shape, strides or offset are no counts")
     if math.prod(shape) > 0:
         last = offset + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
         if last >= storage.extent:
-            raise _Unusable(
-                f"a tensor of shape {shape} reaches beyond its storage of {storage.extent} elements"
-            )
+            raise _Unusable(f"a tensor of shape {shape} reaches beyond its storage of {storage.extent} elements")
     return _Tensor(storage, storage.start + offset, shape, strides)
 
 
@@ -523,11 +503,7 @@ def _state_dict(value: object) -> dict[str, _Tensor]:
                 if found:
                     break
     if not found or not all(isinstance(name, str) for name in found):
-        kind = (
-            f"keys {', '.join(map(readable, list(value)[:5]))}"
-            if isinstance(value, dict)
-            else type(value).__name__
-        )
+        kind = f"keys {', '.join(map(readable, list(value)[:5]))}" if isinstance(value, dict) else type(value).__name__
         raise _Unusable(f"holds no named tensors where they are looked for (found {kind})")
     if all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): tensor for name, tensor in found.items()}
@@ -599,10 +575,7 @@ def _open_archive(path: Path) -> Iterator[_Archive]:
             if member.filename in members:
                 raise _Unusable(f"has two members {name}")
             # The other methods unpack without a bound on what one call may return.
-            if (
-                member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-                or member.flag_bits & 0x1
-            ):
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 0x1:
                 raise _Unusable(f"{name} is encrypted or compressed by a method that is not read")
             room.take(member.file_size)
             members[member.filename] = member
@@ -632,16 +605,11 @@ def _parse_npy(content: bytes, name: str) -> np.ndarray:
     """
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
-    read_header = (
-        np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    )
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, column_major, dtype = read_header(stream)
     if dtype.hasobject:
         raise _Unusable(f"refuses {readable(name)}: it holds pickled Python objects")
-    if (
-        any(length < 0 for length in shape)
-        or math.prod(shape) * dtype.itemsize != len(content) - stream.tell()
-    ):
+    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
         raise _Unusable(f"{readable(name)} is not as long as its shape {shape} says")
     flat = np.frombuffer(content, dtype, math.prod(shape), stream.tell())
     array = flat.reshape(shape[::-1]).T if column_major else flat.reshape(shape)
@@ -673,9 +641,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             raise _Unusable(f"{readable(name)} holds {entry['dtype']}, which is not read")
         # The library's own NumPy reader has no bfloat16.
         dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-        stored = np.frombuffer(entry["data"], np.uint8 if dtype == np.bool_ else dtype).reshape(
-            entry["shape"]
-        )
+        stored = np.frombuffer(entry["data"], np.uint8 if dtype == np.bool_ else dtype).reshape(entry["shape"])
         tensors[name] = stored != 0 if dtype == np.bool_ else stored.copy()
     return tensors
 

@@ -23,11 +23,18 @@ from ml_collections import ConfigDict
 
 from purinet_jax import checkpoints
 from purinet_jax.convert import describe
-from purinet_jax.data import Pairs, check_pairs, evaluation_batches, open_pairs, training_batches, write_atomically
+from purinet_jax.data import (
+    Pairs,
+    check_pairs,
+    evaluation_batches,
+    open_pairs,
+    training_batches,
+    write_atomically,
+)
 from purinet_jax.errors import InputError
 from purinet_jax.layers import bilinear_kernel
 from purinet_jax.losses import Objective
-from purinet_jax.model import PurNet, build_model, model_config
+from purinet_jax.model import Maps, PurNet, build_model, model_config
 from purinet_jax.optim import OptimizerConfig, make_optimizer
 from purinet_jax.panels import panel
 from purinet_jax.step import AXIS, TrainState, create_state, normalise, place_state, pmap_step
@@ -80,9 +87,7 @@ def train(
     devices = jax.devices()
     per_device = _per_device_batch(config, len(devices))
     model = build_model(config.model, axis_name=AXIS, dtype=jnp.dtype(config.dtype))
-    optimizer = make_optimizer(
-        _settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps
-    )
+    optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
     _check_resumable(config, output)
     regions = superpixels if objective.structural == "region" else None
     pairs = open_pairs(data, superpixels=regions, superpixel_fallback=output / "superpixels")
@@ -254,7 +259,7 @@ def _bad_pairs(pairs: Pairs, skip_bad: bool, progress: bool) -> list[int]:
     return [index for index, _ in bad]
 
 
-def _split(batch: Mapping[str, np.ndarray], devices: int, per_device: int) -> dict[str, np.ndarray]:
+def _split(batch: Mapping[str, np.ndarray], devices: int, per_device: int) -> dict[str, Any]:
     return {key: value.reshape(devices, per_device, *value.shape[1:]) for key, value in batch.items()}
 
 
@@ -290,7 +295,8 @@ def _evaluation_model(model: PurNet) -> PurNet:
 def _absolute_errors(model: PurNet, variables: Any, images: Array, masks: Array) -> Array:
     """Mean absolute error of the level-1 map of each image, [batch]."""
     images = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)
-    saliency = jax.nn.sigmoid(model.apply(variables, images).saliency[0])
+    maps: Maps = model.apply(variables, images)  # type: ignore[assignment]
+    saliency = jax.nn.sigmoid(maps.saliency[0])
     return jnp.abs(saliency - masks).mean((1, 2, 3))
 
 
@@ -336,7 +342,12 @@ class _Log:
         write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.writer = SummaryWriter(str(output / "tensorboard"), purge_step=start + 1)
         self.bar = tqdm(
-            initial=start, total=config.steps, desc="training", unit="step", disable=not progress, smoothing=0.05
+            initial=start,
+            total=config.steps,
+            desc="training",
+            unit="step",
+            disable=not progress,
+            smoothing=0.05,
         )
         self.pending: tuple[int, dict[str, Array], list[str]] | None = None
         self.since, self.images = time.perf_counter(), 0

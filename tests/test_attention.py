@@ -88,10 +88,14 @@ def test_rectification_attention_of_equal_features_is_zero_and_of_opposite_argum
 
 
 def test_rectification_attention_keeps_bfloat16() -> None:
-    attention = rectification_attention(
-        jnp.asarray(features(0), jnp.bfloat16), jnp.asarray(features(1), jnp.bfloat16)
-    )
+    attention = rectification_attention(jnp.asarray(features(0), jnp.bfloat16), jnp.asarray(features(1), jnp.bfloat16))
     assert attention.dtype == jnp.bfloat16
-    np.testing.assert_allclose(
-        np.asarray(attention, np.float32), np.tanh(features(1) - features(0)), atol=0.05
-    )
+    np.testing.assert_allclose(np.asarray(attention, np.float32), np.tanh(features(1) - features(0)), atol=0.05)
+
+
+def test_promotion_attention_keeps_the_digits_of_float64() -> None:
+    with jax.enable_x64(True):
+        x = jnp.asarray(features(), jnp.float64)
+        attention = promotion_attention(x)
+        assert attention.dtype == jnp.float64
+        np.testing.assert_allclose(attention.sum((1, 2, 3)), 1, rtol=1e-13)

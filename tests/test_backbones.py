@@ -68,7 +68,7 @@ def test_levels_have_the_images_size_over_their_stride_rounded_up(
 
 
 def mobilenet_parameters() -> int:
-    """Table 2 of Sandler et al. 2018 up to its last bottleneck: kernels, and scale and bias of each BatchNorm."""
+    """Sandler et al. 2018, table 2, up to the last bottleneck: kernels, BatchNorms' scales and biases."""
     inputs, total = 32, 9 * 3 * 32 + 2 * 32
     for expansion, outputs, blocks in (
         (1, 16, 1),
@@ -87,8 +87,8 @@ def mobilenet_parameters() -> int:
     return total
 
 
-# Keras' MobileNetV2 without its top has 2,257,984 parameters, 34,112 of them running statistics; left out here are
-# Conv_1 (320 · 1280) and scale and bias of its BatchNorm.
+# Keras' MobileNetV2 without its top has 2,257,984 parameters, 34,112 of them running statistics; left out
+# here are Conv_1 (320 · 1280) and scale and bias of its BatchNorm.
 KERAS_MOBILENET = 2_257_984 - 34_112 - 320 * 1280 - 2 * 1280
 
 
@@ -118,7 +118,12 @@ def test_resnet_names_are_torchvisions_with_the_authors_stem(variables_of: dict[
     assert params["layer4/2/bn3/scale"].shape == statistics["layer4/2/bn3/var"].shape == (2048,)
     assert "layer4/1/downsample/0/kernel" not in params
     assert {name.split("/")[0] for name in params} == {f"layer{i}" for i in range(5)}
-    assert [len({n.split("/")[1] for n in params if n.startswith(f"layer{i}/")}) for i in (1, 2, 3, 4)] == [3, 4, 6, 3]
+    assert [len({n.split("/")[1] for n in params if n.startswith(f"layer{i}/")}) for i in (1, 2, 3, 4)] == [
+        3,
+        4,
+        6,
+        3,
+    ]
     assert not any(name.endswith("kernel") and name.replace("kernel", "bias") in params for name in params)
 
 
@@ -167,8 +172,8 @@ def picture() -> np.ndarray:
     return np.random.default_rng(2021).standard_normal((1, 37, 50, 3)).astype(np.float32)
 
 
-# Mean, standard deviation, mean of the first row and of the last column of each level, computed in float64 by PyTorch
-# 2.13's functional convolutions, pools (VGG's with ceil_mode) and batch norms on the same weights and picture.
+# Mean, standard deviation, mean of the first row and of the last column of each level, computed in float64 by
+# PyTorch 2.13's convolutions, pools (VGG's with ceil_mode) and batch norms on the same weights and picture.
 PYTORCH = {
     "vgg16": [
         (1.13878, 1.35165, 1.08589, 0.71003),

@@ -90,8 +90,7 @@ def test_the_authors_file_and_back(tmp_path: Path) -> None:
     theirs, ours, again = (tmp_path / name for name in ("stage3.npz", "ours.safetensors", "again.npz"))
     write_tensors(theirs, state)
     assert convert_file(theirs, ours).splitlines() == [
-        f"{theirs}: the authors' names: PurNet on resnet50, 128 channels, with attention, "
-        "35,528,122 parameters",
+        f"{theirs}: the authors' names: PurNet on resnet50, 128 channels, with attention, 35,528,122 parameters",
         f"{ours}: 1,200 tensors written, purinet names",
     ]
     assert "1,200 tensors written, authors names" in convert_file(ours, again, "authors")
@@ -122,9 +121,7 @@ def test_the_authors_file_and_back(tmp_path: Path) -> None:
 
 
 def test_the_stage_is_in_the_names() -> None:
-    only_purificatory = {
-        name: shape for name, shape in manifest().items() if not re.match(r"oa_|ea_|.*_2\.", name)
-    }
+    only_purificatory = {name: shape for name, shape in manifest().items() if not re.match(r"oa_|ea_|.*_2\.", name)}
     tensors = draw(only_purificatory)
     variables, config = from_authors(tensors)
     assert config == {"backbone": "resnet50", "channels": 128, "attention": False, "scaled_promotion": False}
@@ -234,9 +231,7 @@ def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
     assert config == {"backbone": "mobilenet_v2", "part": "backbone"}
     wanted = {
         collection: {
-            "backbone": jax.tree.map(
-                lambda leaf: leaf.astype(np.float16).astype(np.float32), part["backbone"]
-            )
+            "backbone": jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), part["backbone"])
         }
         for collection, part in variables.items()
     }

@@ -63,9 +63,7 @@ def test_constant_maps_are_taken_as_they_are() -> None:
     assert mean_absolute_error(np.full((2, 6), 0.2), ground) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(
-    ("protocol", "objects"), [("purnet", [0, 0, 0, 0, 0, 1]), ("pysod", [0, 0, 0, 1, 1, 1])]
-)
+@pytest.mark.parametrize(("protocol", "objects"), [("purnet", [0, 0, 0, 0, 0, 1]), ("pysod", [0, 0, 0, 1, 1, 1])])
 def test_protocols_cut_grey_masks_differently(protocol: Protocol, objects: list[int]) -> None:
     mask = np.array([[0, 1, 128, 129, 254, 255]] * 2, np.uint8)
     expected = mean_absolute_error(RAMP, np.array([objects] * 2, bool))
@@ -139,6 +137,4 @@ def test_published_implementations() -> None:
     assert np.mean(errors) == pytest.approx(expected["pysodmetrics_1.6.2"]["mae"], abs=1e-9)
     # The twelfth, which the authors resize, has not its mask's size.
     for name in expected["pysodmetrics_1.6.2"]["images"]:
-        assert error(name, "purnet") == pytest.approx(
-            expected["authors_matlab"]["images"][name]["mae"], abs=1e-8
-        )
+        assert error(name, "purnet") == pytest.approx(expected["authors_matlab"]["images"][name]["mae"], abs=1e-8)

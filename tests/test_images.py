@@ -115,9 +115,7 @@ def test_exif_orientation(orientation: int, kind: str) -> None:
     np.testing.assert_array_equal(read_rgb(data), upright)
     assert check_image(data) == upright.shape[:2]
     mask = (RGB[..., 0] > 127) * np.uint8(255)
-    np.testing.assert_array_equal(
-        read_mask(encoded(mask, kind, exif=turned(orientation))), upright[..., 0] > 127
-    )
+    np.testing.assert_array_equal(read_mask(encoded(mask, kind, exif=turned(orientation))), upright[..., 0] > 127)
 
 
 def test_jpeg_check_knows_the_full_upright_size() -> None:
@@ -200,9 +198,7 @@ def test_pixel_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         read_rgb(encoded(RGB))
 
 
-@pytest.mark.parametrize(
-    "array", [RGB, RGB[..., 0], RGB[:, ::-1, 0], np.array([[0, 256, 65535]], np.uint16)], ids=str
-)
+@pytest.mark.parametrize("array", [RGB, RGB[..., 0], RGB[:, ::-1, 0], np.array([[0, 256, 65535]], np.uint16)], ids=str)
 def test_png_and_back(array: np.ndarray) -> None:
     data = to_png(array, {"key": "text"})
     assert data == to_png(array.copy(), {"key": "text"})

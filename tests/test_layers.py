@@ -53,7 +53,7 @@ def output_and_gradients(function: Any, gradient: np.ndarray, *arguments: np.nda
 def scatter_transposed_convolution(
     x: np.ndarray, kernel: np.ndarray, gradient: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """PyTorch's conv_transpose2d: every input pixel adds its kernel, stride apart; then the border is cropped."""
+    """PyTorch's conv_transpose2d: each input pixel adds its kernel, stride apart; the border is cropped."""
     batch, height, width, _ = x.shape
     size, crop = 2 * stride, stride // 2
     y = np.zeros((batch, (height + 1) * stride, (width + 1) * stride, kernel.shape[-1]))
@@ -75,9 +75,7 @@ def test_transposed_convolution_and_its_gradients_equal_the_scatter_form(stride:
     x = normal(0, 2, height, width, 3)
     kernel = normal(1, 2 * stride, 2 * stride, 3, 2)
     gradient = normal(2, 2, height * stride, width * stride, 2)
-    actual = output_and_gradients(
-        lambda x, kernel: transposed_convolution(x, kernel, stride), gradient, x, kernel
-    )
+    actual = output_and_gradients(lambda x, kernel: transposed_convolution(x, kernel, stride), gradient, x, kernel)
     expected = scatter_transposed_convolution(x, kernel, gradient, stride)
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == e.shape
@@ -204,9 +202,7 @@ def test_max_pool_and_its_gradient_equal_the_naive_form(
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("height", "width"), [(6, 8), (7, 5), (4, 5), (1, 2)])
-def test_depthwise_convolution_equals_the_naive_form_with_same_padding(
-    height: int, width: int, stride: int
-) -> None:
+def test_depthwise_convolution_equals_the_naive_form_with_same_padding(height: int, width: int, stride: int) -> None:
     x, kernel = normal(0, 2, height, width, 3), normal(1, 3, 3, 3, 1)
     # TensorFlow's SAME: a stride of 2 on an even side pads one pixel, after the side; all others one on each.
     before = [0 if stride == 2 and side % 2 == 0 else 1 for side in (height, width)]
@@ -233,9 +229,7 @@ def test_depthwise_convolution_equals_the_naive_form_with_same_padding(
         (9, 1, 2, (0, 0)),
     ],
 )
-def test_same_padding_puts_the_odd_pixel_after(
-    side: int, window: int, stride: int, expected: tuple[int, int]
-) -> None:
+def test_same_padding_puts_the_odd_pixel_after(side: int, window: int, stride: int, expected: tuple[int, int]) -> None:
     assert same_padding(side, window, stride) == expected
 
 

@@ -168,14 +168,14 @@ def test_structural_loss_equals_the_loop_over_pairs_for_every_level(released: bo
 
 
 def stripes(salient: int, background: int) -> tuple[np.ndarray, np.ndarray]:
-    """A mask and superpixels that follow its border: as many of either kind as asked for, of unequal sizes."""
+    """A mask and superpixels, of unequal sizes, that follow its border: so many of either kind."""
     count = salient + background
     regions = np.repeat(np.arange(count), np.arange(count) % 3 + 1)[None, :, None]
     return (regions < salient)[..., None].astype(np.float32), regions
 
 
-# With q of the superpixels salient and a mask they follow, D of the truth is 1/2 within either kind, 1 from object to
-# background and 0 back, over n²/2: the loss is 2·q·(1 − q)·log(1/p), p being what a perfect or inverted map has for 1.
+# With q of the superpixels salient, D of the truth is 1/2 within either kind, 1 from object to background and
+# 0 back, over n²/2. The loss is 2·q·(1 − q)·log(1/p), where p is what the map's D has for the truth's 1.
 STEP = (sigmoid(1) - sigmoid(0)) / 2
 
 
@@ -202,14 +202,14 @@ def test_released_structural_loss_of_a_perfect_map_is_not_zero() -> None:
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_structural_loss_counts_a_gap_below_the_largest_label_as_a_region_of_saliency_zero(released: bool) -> None:
+def test_structural_loss_counts_a_gap_below_the_largest_label_as_a_region_of_saliency_zero(
+    released: bool,
+) -> None:
     y, regions = stripes(2, 3)
     with_gap = np.where(regions >= 4, regions + 1, regions)
     x = logits(0, *y.shape)
     probability = sigmoid(sigmoid(x)) if released else sigmoid(x)
-    gap, no_gap = (
-        float(structural(x, y, r, released=released)[0]) for r in (with_gap, regions)
-    )
+    gap, no_gap = (float(structural(x, y, r, released=released)[0]) for r in (with_gap, regions))
     close(gap, naive_structural(probability[0, ..., 0], y[0, ..., 0], with_gap[0]), rtol=1e-4)
     assert abs(gap - no_gap) > 0.01
 
@@ -336,9 +336,7 @@ def test_purnet_losses_are_the_terms_of_each_level(attention: bool, objective: O
         }
     if objective.structural == "region":
         released = objective.released
-        expected["structural"] = [
-            structural(x, y, batch["superpixels"], released=released)[0] for x in maps.saliency
-        ]
+        expected["structural"] = [structural(x, y, batch["superpixels"], released=released)[0] for x in maps.saliency]
     elif objective.structural == "ssim":
         expected["structural"] = [one_minus_ssim(x, y)[0] for x in maps.saliency]
     actual = losses_of(maps, batch, objective)

@@ -256,9 +256,7 @@ def test_bad_images_are_named_and_the_others_done(tmp_path: Path, batch_size: in
         (tmp_path / f"{index}.png").write_bytes(b"no image")
     network: Any = Brightness()
     failures = predict_files(network, [tmp_path], tmp_path / "out", batch_size=batch_size, progress=False)
-    assert [line.split(": ")[0] for line in failures] == [
-        str(tmp_path / f"{index}.png") for index in (0, 3, 4)
-    ]
+    assert [line.split(": ")[0] for line in failures] == [str(tmp_path / f"{index}.png") for index in (0, 3, 4)]
     assert not any("\n" in line for line in failures)
     assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == ["1", "2", "5"]
 

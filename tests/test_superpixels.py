@@ -96,9 +96,7 @@ def test_cache_computes_once(
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-40], lambda data: b"", lambda data: b"text"])
-def test_damaged_cache_is_computed_anew(
-    tmp_path: Path, picture: tuple[np.ndarray, np.ndarray], damage: object
-) -> None:
+def test_damaged_cache_is_computed_anew(tmp_path: Path, picture: tuple[np.ndarray, np.ndarray], damage: object) -> None:
     image, _ = picture
     cache = SuperpixelCache(tmp_path)
     labels = cache.get("a", image)

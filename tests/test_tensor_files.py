@@ -78,18 +78,7 @@ def plain(value: Any) -> bytes:
 def storage(kind: str = "torch FloatStorage", key: str = "0", count: int = 6, view: Any = ...) -> bytes:
     name = kind.replace(" ", "\n").encode()
     last = b"" if view is ... else plain(view)
-    return (
-        b"("
-        + plain("storage")
-        + b"c"
-        + name
-        + b"\n"
-        + plain(key)
-        + plain("cuda:0")
-        + plain(count)
-        + last
-        + b"tQ"
-    )
+    return b"(" + plain("storage") + b"c" + name + b"\n" + plain(key) + plain("cuda:0") + plain(count) + last + b"tQ"
 
 
 def tensor(
@@ -99,15 +88,8 @@ def tensor(
     strides: Any = (3, 1),
     rest: bytes = b"",
 ) -> bytes:
-    arguments = (
-        plain(offset) + plain(shape) + plain(strides) + plain(False) + b"ccollections\nOrderedDict\n)R" + rest
-    )
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + (storage() if stored is None else stored)
-        + arguments
-        + b"tR"
-    )
+    arguments = plain(offset) + plain(shape) + plain(strides) + plain(False) + b"ccollections\nOrderedDict\n)R" + rest
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + (storage() if stored is None else stored) + arguments + b"tR"
 
 
 def state(**tensors: bytes) -> bytes:
@@ -115,9 +97,7 @@ def state(**tensors: bytes) -> bytes:
     return b"\x80\x02}(" + b"".join(plain(name) + item for name, item in tensors.items()) + b"u."
 
 
-def zip_file(
-    path: Path, program: bytes, storages: dict[str, bytes] | None = None, compress: bool = False
-) -> Path:
+def zip_file(path: Path, program: bytes, storages: dict[str, bytes] | None = None, compress: bool = False) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", program)
         for key, content in (storages or {"0": np.arange(6, dtype=np.float32).tobytes()}).items():
@@ -127,9 +107,7 @@ def zip_file(
 
 def legacy_file(path: Path, program: bytes, keys: Any = ("0",), storages: bytes | None = None) -> Path:
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    raw = (
-        (6).to_bytes(8, "little") + np.arange(6, dtype=np.float32).tobytes() if storages is None else storages
-    )
+    raw = (6).to_bytes(8, "little") + np.arange(6, dtype=np.float32).tobytes() if storages is None else storages
     head = b"".join(pickle.dumps(value, 2) for value in (MAGIC, 1001, system))
     path.write_bytes(head + program + pickle.dumps(list(keys), 2) + raw)
     return path
@@ -140,9 +118,7 @@ def test_reads_handmade_files(tmp_path: Path, write: Callable[[Path, bytes], Pat
     """Storages of GPU tensors as files before PyTorch 1.6 name them; a number beside the tensors."""
     program = state(a=tensor(), b=tensor(storage("torch.cuda FloatStorage"), 1, (2,), (2,)), epoch=plain(7))
     stored = np.arange(6, dtype=np.float32)
-    assert_same(
-        read_tensors(write(tmp_path / "a.pth", program)), {"a": stored.reshape(2, 3), "b": stored[1:5:2]}
-    )
+    assert_same(read_tensors(write(tmp_path / "a.pth", program)), {"a": stored.reshape(2, 3), "b": stored[1:5:2]})
 
 
 def test_legacy_storage_views(tmp_path: Path) -> None:
@@ -478,9 +454,7 @@ def test_damaged_files_never_raise_anything_else(tmp_path: Path, name: str) -> N
         else:
             end = len(data) if attempt % 3 == 1 else min(len(data), 1500)
             for _ in range(generator.choice((1, 1, 2, 16))):
-                damaged[generator.randrange(end)] = generator.choice(
-                    (generator.randrange(256), *b"(.)cRbQtu\x93")
-                )
+                damaged[generator.randrange(end)] = generator.choice((generator.randrange(256), *b"(.)cRbQtu\x93"))
         path.write_bytes(damaged)
         for read in (read_tensors, read_metadata):
             message = message_of(read, path)

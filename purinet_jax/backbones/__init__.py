@@ -9,4 +9,4 @@ from purinet_jax.backbones.mobilenet_v2 import MobileNetV2
 from purinet_jax.backbones.resnet import ResNet50
 from purinet_jax.backbones.vgg import VGG16
 
-__all__ = ["MobileNetV2", "ResNet50", "VGG16"]
+__all__ = ["VGG16", "MobileNetV2", "ResNet50"]

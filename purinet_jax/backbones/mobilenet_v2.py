@@ -11,7 +11,15 @@ from jax.typing import DTypeLike
 from purinet_jax.layers import BatchNorm, Conv, convolution, depthwise_convolution, he_normal, same_padding
 
 # (expansion, output channels, blocks, stride of the first) as in table 2 of the paper
-BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+BLOCKS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 
 
 class StridedConv(nn.Module):

@@ -26,11 +26,12 @@ class Bottleneck(nn.Module):
         def norm(name: str, y: Array) -> Array:
             return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)(y, train)
 
-        conv = {"use_bias": False, "dtype": self.dtype}
-        y = jax.nn.relu(norm("bn1", Conv(self.width, 1, **conv, name="conv1")(x)))
-        y = Conv(self.width, 3, self.stride, self.dilation, **conv, name="conv2")(y)
-        y = jax.nn.relu(norm("bn2", y))
-        y = norm("bn3", Conv(4 * self.width, 1, **conv, name="conv3")(y))
+        def conv(name: str, features: int, kernel_size: int, stride: int, dilation: int, y: Array) -> Array:
+            return Conv(features, kernel_size, stride, dilation, use_bias=False, dtype=self.dtype, name=name)(y)
+
+        y = jax.nn.relu(norm("bn1", conv("conv1", self.width, 1, 1, 1, x)))
+        y = jax.nn.relu(norm("bn2", conv("conv2", self.width, 3, self.stride, self.dilation, y)))
+        y = norm("bn3", conv("conv3", 4 * self.width, 1, 1, 1, y))
         if self.downsample:
             x = Downsample(4 * self.width, self.stride, self.axis_name, self.dtype, name="downsample")(x, train)
         return jax.nn.relu(x + y)
@@ -77,9 +78,7 @@ class Stage(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         for i in range(self.blocks):
             stride = self.stride if i == 0 else 1
-            x = Bottleneck(
-                self.width, stride, self.dilation, i == 0, self.axis_name, self.dtype, name=str(i)
-            )(x, train)
+            x = Bottleneck(self.width, stride, self.dilation, i == 0, self.axis_name, self.dtype, name=str(i))(x, train)
         return x
 
 

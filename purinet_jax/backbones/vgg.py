@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman 2015; torchvision's names). The authors released no VGG network: the levels are ours."""
+"""VGG-16 (Simonyan and Zisserman 2015; torchvision's names). The authors released none: the levels are ours."""
 
 from typing import ClassVar
 

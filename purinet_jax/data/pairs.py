@@ -139,9 +139,7 @@ class _Zip:
             return archive.read(information)
         except InputError:
             raise
-        except (
-            Exception
-        ) as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
+        except Exception as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
             raise InputError(f"{self.path}/{member}: damaged in the zip: {error}") from error
 
 
@@ -287,9 +285,7 @@ def open_pairs(
     if lacking := sorted(masks.keys() - images.keys()):
         raise InputError(f"{path}: no image in {image_folder} for {_some(lacking, 'mask')}")
     names = tuple(sorted(images))
-    source = (
-        None if superpixels is None else _superpixel_source(path, names, superpixels, superpixel_fallback)
-    )
+    source = None if superpixels is None else _superpixel_source(path, names, superpixels, superpixel_fallback)
     return Pairs(
         path=path,
         names=names,
@@ -401,9 +397,7 @@ def _find_folders(
     for folder in sorted(folders):
         if kind := _kind(folder.name):
             beside.setdefault(folder.parent, {"image": [], "mask": []})[kind].append(folder)
-    candidates = [
-        (image, mask) for kinds in beside.values() for image in kinds["image"] for mask in kinds["mask"]
-    ]
+    candidates = [(image, mask) for kinds in beside.values() for image in kinds["image"] for mask in kinds["mask"]]
     if not candidates:
         raise InputError(
             f"{path}: no folder of images beside a folder of masks, such as DUTS-TR-Image and DUTS-TR-Mask"

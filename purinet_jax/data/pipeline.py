@@ -43,9 +43,7 @@ class Batches(Iterator[Batch]):
             self.close()
             raise
         # A worker's arrays lie in shared memory; copied, they are the caller's, whenever they are dropped.
-        return {
-            key: np.array(value) if type(value) is not np.ndarray else value for key, value in batch.items()
-        }
+        return {key: np.array(value) if type(value) is not np.ndarray else value for key, value in batch.items()}
 
     def close(self) -> None:
         """Stops the threads or worker processes; what they had prepared is dropped. May be called twice."""

@@ -27,9 +27,7 @@ def mean_absolute_error(saliency: np.ndarray, mask: np.ndarray, protocol: Protoc
       ValueError: another dtype of mask, or sizes that differ.
     """
     if mask.dtype not in (np.bool_, np.uint8) or saliency.shape != mask.shape:
-        raise ValueError(
-            f"a mask must be bool or uint8 {saliency.shape}, as its map, not {mask.dtype} {mask.shape}"
-        )
+        raise ValueError(f"a mask must be bool or uint8 {saliency.shape}, as its map, not {mask.dtype} {mask.shape}")
     values = saliency.astype(np.float64)
     if saliency.dtype == np.uint8:
         values /= 255

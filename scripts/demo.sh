@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# PurNet end to end on two CPU cores, from nothing but a clone: makes a small data set, trains configs/tiny.py on it,
+# stops the run in the middle and resumes it, and shows what the network finds in pictures it has not seen.
+# Needs Python 3.11 or newer, and at the first run the network. Everything is left in demo/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }
+
+# Only a finished environment has pip; one that an interrupted run left behind is made anew.
+if [ ! -x .venv/bin/pip ]; then
+  python=
+  for name in python3.13 python3.12 python3.11 python3; do
+    # Run, not looked up: pyenv puts names on the path that start nothing, and Debian's Python may lack ensurepip.
+    if "$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      python=$name
+      break
+    fi
+  done
+  if [ -z "$python" ]; then
+    echo "$0: needs Python 3.11 or newer, with venv and ensurepip" >&2
+    exit 1
+  fi
+  step ".venv: $("$python" --version)"
+  "$python" -m venv --clear .venv
+fi
+
+step "pip install -e ., versions from constraints.txt"
+.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+
+step "Data: 96 generated pictures to train on, 16 to test on"
+# A run that an earlier demo left would be resumed, and finished at once. The data come out the same each time.
+rm -rf demo/run demo/maps
+.venv/bin/python - <<'PYTHON'
+from purinet_jax.data import write_synthetic
+
+print(write_synthetic("demo/train", 96, seed=0))
+print(write_synthetic("demo/validation", 16, seed=1))
+PYTHON
+validation=demo/validation/DUTS-TR
+
+train=(.venv/bin/purinet train --config configs/tiny.py --data demo/train/DUTS-TR --validation "$validation"
+  --output demo/run --quiet)
+
+step "Training, to be stopped by SIGTERM after its first checkpoint (compiling comes first)"
+"${train[@]}" &
+run=$!
+trap 'kill "$run" 2>/dev/null || true' EXIT
+# Checkpoints appear whole, by a rename. A run that ends before it has one has failed, and `wait` says so.
+first=(demo/run/checkpoints/[0-9]*)
+until [ -d "${first[0]}" ] || ! kill -0 "$run" 2>/dev/null; do
+  sleep 0.2
+  first=(demo/run/checkpoints/[0-9]*)
+done
+kill -TERM "$run" 2>/dev/null || true
+wait "$run"
+trap - EXIT
+
+step "The same command again: training goes on to the end"
+"${train[@]}"
+
+step "Maps of the 16 test pictures, and their error"
+.venv/bin/purinet predict "$validation/DUTS-TR-Image" --checkpoint demo/run --output demo/maps --batch 16 --quiet
+.venv/bin/python scripts/contact_sheet.py \
+  "$validation/DUTS-TR-Image" "$validation/DUTS-TR-Mask" demo/maps demo/contact_sheet.png
+.venv/bin/python - <<'PYTHON'
+import json
+
+lines = map(json.loads, open("demo/run/log.jsonl"))
+errors = [(line["step"], line["validation/mae"]) for line in lines if "validation/mae" in line]
+for when, (steps, error) in (("before the stop", errors[0]), ("at the end", errors[-1])):
+    print(f"validation MAE {when}, after {steps} steps: {error:.4f}")
+PYTHON
+
+step "Done. Look at:"
+cat <<'TEXT'
+demo/contact_sheet.png   image | mask | map, of pictures that were not trained on
+demo/maps/               the maps alone
+demo/run/                the run: config.json, log.jsonl, checkpoints/, tensorboard/
+demo/train/DUTS-TR/      the generated data set
+TEXT

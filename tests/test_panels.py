@@ -1,0 +1,99 @@
+"""Panels: where each picture stands, and its colours."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from purinet_jax.model import Maps
+from purinet_jax.panels import panel, tile
+
+HEIGHT, WIDTH = 4, 6
+
+
+def logit_of(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+def constant(*values: float) -> tuple[Any, ...]:
+    """A level-1 map with one value per image, and a level that must not be shown."""
+    levels = np.broadcast_to(np.array(values, np.float32)[:, None, None, None], (len(values), HEIGHT, WIDTH, 1))
+    return jnp.asarray(levels), jnp.full((len(values), HEIGHT, WIDTH, 1), 50.0)
+
+
+@pytest.fixture
+def batch() -> dict[str, np.ndarray]:
+    mask = np.zeros((2, HEIGHT, WIDTH, 1), np.uint8)
+    mask[1] = 1
+    superpixels = np.zeros((2, HEIGHT, WIDTH), np.int32)
+    superpixels[:, :, 3:] = 1
+    image = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    return {"image": image, "mask": mask, "superpixels": superpixels}
+
+
+@pytest.fixture
+def maps() -> Maps:
+    return Maps(
+        constant(logit_of(0.2), logit_of(0.8)),
+        constant(logit_of(0.4), logit_of(0.6)),
+        constant(logit_of(0.3), logit_of(0.7)),
+        constant(np.arctanh(0.6), np.arctanh(-0.6)),
+    )
+
+
+def cell(picture: np.ndarray, row: int, column: int) -> np.ndarray:
+    return picture[row * HEIGHT : (row + 1) * HEIGHT, column * WIDTH : (column + 1) * WIDTH].astype(int)
+
+
+def test_panel_shows_image_mask_and_level_one_maps_in_order(batch: dict[str, np.ndarray], maps: Maps) -> None:
+    picture = panel(batch, maps)
+    assert picture.dtype == np.uint8
+    assert picture.shape == (2 * HEIGHT, 7 * WIDTH, 3)
+    for row in range(2):
+        np.testing.assert_array_equal(cell(picture, row, 0), batch["image"][row])
+        np.testing.assert_array_equal(cell(picture, row, 1), 255 * row)
+        for column, values in ((2, (0.2, 0.8)), (3, (0.2, 0.8)), (4, (0.4, 0.6)), (5, (0.3, 0.7))):
+            np.testing.assert_allclose(cell(picture, row, column), 255 * values[row], atol=1)
+
+
+def test_panel_shows_missed_object_in_red_and_taken_background_in_blue(
+    batch: dict[str, np.ndarray], maps: Maps
+) -> None:
+    picture = panel(batch, maps)
+    np.testing.assert_allclose(cell(picture, 0, 6).mean((0, 1)), (255, 102, 102), atol=1)
+    np.testing.assert_allclose(cell(picture, 1, 6).mean((0, 1)), (102, 102, 255), atol=1)
+
+
+def test_panel_shows_no_error_in_white(batch: dict[str, np.ndarray], maps: Maps) -> None:
+    picture = panel(batch, maps._replace(error=constant(0, 0)))
+    assert (cell(picture, 0, 6) == 255).all()
+
+
+def test_panel_flattens_the_saliency_map_over_each_superpixel(batch: dict[str, np.ndarray]) -> None:
+    probability = np.full((2, HEIGHT, WIDTH, 1), 0.5)
+    probability[0, 0, :3] = 0.9
+    logits = np.log(probability / (1 - probability)).astype(np.float32)
+    picture = panel(batch, Maps((jnp.asarray(logits),)))
+    assert picture.shape == (2 * HEIGHT, 4 * WIDTH, 3)
+    np.testing.assert_allclose(cell(picture, 0, 2)[0, :3], 0.9 * 255, atol=1)
+    np.testing.assert_allclose(cell(picture, 0, 3)[:, :3], 0.6 * 255, atol=1)
+    np.testing.assert_allclose(cell(picture, 0, 3)[:, 3:], 0.5 * 255, atol=1)
+
+
+def test_panel_without_superpixels_and_attention_has_three_columns(batch: dict[str, np.ndarray]) -> None:
+    del batch["superpixels"]
+    picture = panel(batch, Maps(constant(0.0, 50.0)))
+    assert picture.shape == (2 * HEIGHT, 3 * WIDTH, 3)
+    np.testing.assert_allclose(cell(picture, 0, 2), 127, atol=1)
+    np.testing.assert_allclose(cell(picture, 1, 2), 255, atol=1)
+
+
+def test_tile_puts_columns_beside_and_rows_below_each_other() -> None:
+    columns = [np.full((3, 2, 5, 3), 10 * column, np.uint8) for column in range(4)]
+    for column in columns:
+        column += np.arange(3, dtype=np.uint8)[:, None, None, None]
+    picture = tile(columns)
+    assert picture.shape == (6, 20, 3)
+    expected = np.add.outer(np.repeat(np.arange(3), 2), np.repeat(10 * np.arange(4), 5))
+    np.testing.assert_array_equal(picture, np.repeat(expected[..., None], 3, axis=-1))

@@ -1,0 +1,150 @@
+"""What a newcomer meets first: configs, the README's commands, the scripts and the versions they install."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from purinet_jax.cli import build_parser, load_config
+from purinet_jax.losses import Objective
+from purinet_jax.model import build_model
+from purinet_jax.optim import GROUPS, OptimizerConfig, make_optimizer
+
+# ml_collections loads a config file by a method that Python is about to drop.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+
+
+def parses(command: str) -> None:
+    """Fails unless the command line would take this command; a training one's overrides must be settings."""
+    program, *words = shlex.split(command.partition(" > ")[0], comments=True)
+    assert program == "purinet"
+    try:
+        arguments, rest = build_parser().parse_known_args(words)
+    except SystemExit as error:
+        pytest.fail(f"{command}: exit code {error.code}")
+    if arguments.command == "train":
+        load_config(str(ROOT / arguments.config), rest)
+    else:
+        assert not rest, command
+
+
+def commands_in(text: str) -> list[str]:
+    """The `purinet …` commands in a text: lines in code blocks, joined where a backslash ends them."""
+    joined = text.replace("\\\n", " ")
+    return [line.strip() for line in joined.splitlines() if line.strip().startswith("purinet ")]
+
+
+def names_in(requirements: Sequence[str]) -> set[str]:
+    """Normalised project names of requirements such as `jax[cuda13]>=0.10`."""
+    return {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", x)[0]).lower() for x in requirements}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_loads_and_its_parts_are_what_the_package_takes(path: Path) -> None:
+    config = load_config(str(path), [])
+    assert isinstance(config, ConfigDict)
+    build_model(config.model)
+    Objective(**config.losses)
+    make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_says_how_it_is_run(path: Path) -> None:
+    (command,) = commands_in(path.read_text())
+    parses(command)
+    assert f"--config configs/{path.name}" in command
+
+
+def test_fixed_recipe_is_stage_3_but_for_losses_and_rates() -> None:
+    stage3, fixed = (
+        load_config(str(ROOT / "configs" / name), []).to_dict()
+        for name in ("purnet_resnet50_stage3.py", "purnet_fixed.py")
+    )
+    assert fixed["losses"].pop("released") is False
+    assert stage3["losses"].pop("released") is True
+    assert fixed["optimizer"].pop("decaying_groups") == GROUPS
+    assert stage3["optimizer"].pop("decaying_groups") == ("backbone",)
+    assert fixed == stage3
+    assert fixed["reset_upsampling"] is False
+
+
+def test_every_command_in_the_readme_parses() -> None:
+    commands = commands_in((ROOT / "README.md").read_text())
+    assert {shlex.split(command, comments=True)[1] for command in commands} == {
+        "benchmark",
+        "convert",
+        "evaluate",
+        "predict",
+        "train",
+    }
+    for command in commands:
+        parses(command)
+
+
+def test_readme_names_only_files_that_are_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    names = re.findall(r"\b((?:configs|docs|scripts|tests|purinet_jax)/[\w./]+\w)", text)
+    assert len(names) > 5
+    assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_readme_lines_fit() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+def test_constraints_are_exact_versions_and_cover_the_dependencies() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==\d[\w.]*", line)] == []
+    names = names_in(lines)
+    assert len(names) == len(lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = names_in([*project["dependencies"], *project["optional-dependencies"]["test"]])
+    assert wanted <= names
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_script_is_valid_bash_that_stops_at_the_first_failure(path: Path) -> None:
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    assert "\nset -euo pipefail\n" in path.read_text()
+
+
+@pytest.fixture(scope="module")
+def contact_sheet() -> ModuleType:
+    path = ROOT / "scripts" / "contact_sheet.py"
+    specification = importlib.util.spec_from_file_location("contact_sheet", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_contact_sheet_puts_each_image_beside_its_own_mask_and_map(contact_sheet: ModuleType, tmp_path: Path) -> None:
+    # Of the k-th image, every picture has a colour of its own; images are wider than high and get fitted.
+    colours = {"images": 60, "masks": 120, "maps": 180}
+    for folder, value in colours.items():
+        (tmp_path / folder).mkdir()
+        for k in range(5):
+            name = f"{k}.jpg" if folder == "images" else f"{k}.png"
+            Image.new("L", (40, 20), value + 10 * k).save(tmp_path / folder / name)
+    folders = [tmp_path / folder for folder in colours]
+    sheet = contact_sheet.contact_sheet(*folders, across=2, cell=16)
+    assert sheet.shape == (2 * 16, 2 * 3 * 16, 3)
+    middles = sheet[8::16, 8::16, 0].astype(int)
+    expected = [[v + 10 * k for k in row for v in colours.values()] for row in ((0, 1), (2, 3))]
+    np.testing.assert_allclose(middles, expected, atol=2)
+    assert contact_sheet.contact_sheet(*folders, across=1, cell=16, count=3).shape == (48, 48, 3)

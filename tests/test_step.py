@@ -1,0 +1,214 @@
+"""The train step over devices, in parts, in half precision, and lowered for machines that are not here."""
+
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tiny import tiny_batch, tiny_model, tiny_state
+
+from purinet_jax.losses import Objective
+from purinet_jax.model import build_model
+from purinet_jax.optim import OptimizerConfig, make_optimizer
+from purinet_jax.step import AXIS, TrainState, create_state, gradients, normalise, place_state, pmap_step, train_step
+
+STEPS = 3
+
+
+def train_pmapped(devices: int, accumulate: int = 1, **options: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
+    chosen = jax.devices()[:devices]
+    state = place_state(tiny_state(AXIS, accumulate, **options), chosen)
+    step = pmap_step(chosen)
+    for number in range(STEPS):
+        batch = {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in tiny_batch(number).items()}
+        state, metrics = step(state, batch)
+    return state, {name: np.asarray(value).mean(0) for name, value in metrics.items()}
+
+
+def assert_close(actual: Any, expected: Any, relative: float) -> None:
+    """Every tensor, relative to its norm."""
+    actual_leaves, expected_leaves = jax.tree.leaves_with_path(actual), jax.tree.leaves(expected)
+    assert len(actual_leaves) == len(expected_leaves) > 50
+    for (path, value), reference in zip(actual_leaves, expected_leaves, strict=True):
+        difference = np.linalg.norm(np.asarray(value, np.float64) - np.asarray(reference, np.float64))
+        scale = np.linalg.norm(np.asarray(reference, np.float64))
+        # Biases in front of a BatchNorm have no gradient but rounding: they differ by about 1e-8.
+        assert difference <= relative * scale + 1e-7, f"{jax.tree_util.keystr(path)}: {difference / scale}"
+
+
+@pytest.fixture(scope="module")
+def one_device() -> TrainState:
+    return train_pmapped(1)[0]
+
+
+def test_four_devices_equal_one(one_device: TrainState) -> None:
+    assert jax.device_count() == 4
+    state, _ = train_pmapped(4)
+    assert int(state.step) == STEPS
+    assert_close(state.variables, one_device.variables, 1e-5)
+
+
+def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    state = jax.device_put(tiny_state(), NamedSharding(mesh, PartitionSpec()))
+    step = jax.jit(train_step)
+    for number in range(STEPS):
+        batch = jax.device_put(tiny_batch(number), NamedSharding(mesh, PartitionSpec("batch")))
+        state, metrics = step(state, batch)
+    pmapped, pmapped_metrics = train_pmapped(4)
+    assert_close(pmapped.variables, state.variables, 1e-5)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(pmapped_metrics[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_the_state_has_no_device_axis_and_is_donated() -> None:
+    state = place_state(tiny_state(AXIS))
+    shapes = jax.tree.map(jnp.shape, state.variables)
+    batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
+    after, metrics = pmap_step()(state, batch)
+    assert jax.tree.map(jnp.shape, after.variables) == shapes
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert metrics["main"].shape == (4, 2)
+
+
+def test_creating_a_state_leaves_its_variables_alone() -> None:
+    variables = tiny_model().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    state = place_state(create_state(tiny_model(AXIS), variables, optimizer, Objective("none")))
+    batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
+    pmap_step()(state, batch)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
+
+
+def test_two_parts_average_the_gradients_of_both() -> None:
+    batch = tiny_batch(0)
+    state = tiny_state(accumulate=2)
+    after, metrics = jax.jit(train_step)(state, batch)
+    first, second = ({key: value[half] for key, value in batch.items()} for half in (slice(4), slice(4, 8)))
+    gradient1, statistics, losses1 = gradients(state, state.batch_stats, first)
+    gradient2, statistics, losses2 = gradients(state, statistics, second)
+    gradient = jax.tree.map(lambda a, b: (a + b) / 2, gradient1, gradient2)
+    updates, _ = state.optimizer.update(gradient, state.optimizer_state, state.params)
+    expected = jax.tree.map(jnp.add, state.params, updates)
+    assert_close({"p": after.params, "s": after.batch_stats}, {"p": expected, "s": statistics}, 1e-5)
+    np.testing.assert_allclose(metrics["main"], (losses1["main"] + losses2["main"]) / 2, rtol=1e-5)
+
+
+def test_each_group_follows_its_own_losses() -> None:
+    state, batch = tiny_state(), tiny_batch(0)
+    model = state.model
+
+    def losses(params: Any) -> dict[str, jax.Array]:
+        from purinet_jax.losses import purnet_losses
+
+        images = normalise(jnp.asarray(batch["image"]), (0.5,) * 3, (0.25,) * 3)
+        maps, _ = model.apply({**state.variables, "params": params}, images, train=True, mutable=["batch_stats"])
+        return purnet_losses(maps, batch, state.objective)
+
+    followed = {
+        "predict1": ("main", "structural"),
+        "backbone": ("main", "structural"),
+        "oa_convert1": ("promotion",),
+        "ea_predict2_g": ("rectification_saliency", "rectification_error"),
+    }
+    gradient, _, _ = gradients(state, state.batch_stats, batch)
+    for name, terms in followed.items():
+        expected = jax.grad(lambda p, terms=terms: sum(losses(p)[term].sum() for term in terms))(state.params)
+        for value, reference in zip(jax.tree.leaves(gradient[name]), jax.tree.leaves(expected[name]), strict=True):
+            np.testing.assert_allclose(value, reference, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_clipping_bounds_the_update() -> None:
+    free, _ = jax.jit(train_step)(tiny_state(), tiny_batch(0))
+    clipped, metrics = jax.jit(train_step)(
+        tiny_state(optimizer={"clip_norm": 1e-3, "weight_decay": 0.0}), tiny_batch(0)
+    )
+    assert metrics["gradient_norm"] > 1e-2
+    start = tiny_state().params
+
+    def moved(state: TrainState) -> float:
+        return float(
+            np.sqrt(
+                sum(np.sum((a - b) ** 2) for a, b in zip(*map(jax.tree.leaves, (state.params, start)), strict=True))
+            )
+        )
+
+    assert 0 < moved(clipped) <= 0.01 * 1e-3 * 20 * 1.01  # rate × norm × the largest group's multiple
+    assert moved(free) > 10 * moved(clipped)
+
+
+def test_losses_fall_in_bfloat16_with_float32_state() -> None:
+    state = tiny_state(dtype=jnp.bfloat16)
+    step = jax.jit(train_step)
+    losses = []
+    for _ in range(12):
+        state, metrics = step(state, tiny_batch(0))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.variables)} == {jnp.dtype("float32")}
+
+
+def test_normalise_takes_uint8_and_leaves_floats() -> None:
+    images = jnp.asarray([[[[0, 255, 51]]]], jnp.uint8)
+    np.testing.assert_allclose(normalise(images, (0.5, 0.5, 0.0), (0.5, 0.25, 0.1)), [[[[-1, 2, 2]]]], rtol=1e-6)
+    floats = jnp.full((1, 1, 1, 3), 7.0)
+    assert normalise(floats, (0.5,) * 3, (0.5,) * 3) is floats
+
+
+def abstract_step() -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """The released network's state and a batch of two 320² images, as shapes."""
+    model = build_model({"backbone": "resnet50"})
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    optimizer = make_optimizer(OptimizerConfig(), 100)
+    state = jax.eval_shape(lambda variables: create_state(model, variables, optimizer, Objective()), variables)
+    shapes = {"image": ((2, 320, 320, 3), jnp.uint8), "mask": ((2, 320, 320, 1), jnp.uint8)}
+    shapes["superpixels"] = ((2, 320, 320), jnp.int32)
+    return state, {key: jax.ShapeDtypeStruct(*value) for key, value in shapes.items()}
+
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def test_the_train_step_lowers_for_cuda_and_tpu() -> None:
+    exported = jax.export.export(jax.jit(train_step), platforms=PLATFORMS)(*abstract_step())
+    assert exported.platforms == PLATFORMS
+    assert exported.out_avals
+    assert exported.mlir_module().count("stablehlo.convolution") > 300
+
+
+def test_the_pmapped_step_lowers_for_cuda_and_tpu() -> None:
+    state = place_state(tiny_state(AXIS))
+    batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
+    exported = jax.export.export(jax.jit(pmap_step()), platforms=PLATFORMS)(state, batch)
+    assert exported.platforms == PLATFORMS
+    assert exported.nr_devices == 4
+
+
+def test_prediction_lowers_for_cuda_and_tpu() -> None:
+    from purinet_jax.predict import saliency_maps
+
+    state, batch = abstract_step()
+    predict = jax.jit(lambda variables, images: saliency_maps(state.model, variables, images))
+    exported = jax.export.export(predict, platforms=PLATFORMS)(state.variables, batch["image"])
+    assert exported.platforms == PLATFORMS
+    assert exported.out_avals[0].shape[:3] == (2, 320, 320)
+
+
+def test_no_convolution_of_the_compiled_step_is_on_the_slow_path() -> None:
+    """For weight gradients of padded transposed convolutions XLA's CPU backend reverses the kernel: 27 times as long."""
+    state, batch = abstract_step()
+    text = jax.jit(train_step).lower(state, batch).compile().as_text()
+    assert text.count("convolution(") > 100 or "ynn" in text
+    assert "rhs_reversal" not in text
+
+
+def test_the_slow_path_would_be_seen() -> None:
+    def loss(kernel: jax.Array, x: jax.Array) -> jax.Array:
+        y = jax.lax.conv_transpose(x, kernel, (2, 2), ((2, 2), (2, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return (y**2).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 4, 8, 8)), jnp.ones((1, 10, 10, 8))).compile().as_text()
+    assert "rhs_reversal" in text
