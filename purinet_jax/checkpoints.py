@@ -5,6 +5,8 @@ step: one copy, whatever the number of devices) and `run` (JSON: configuration, 
 writes a checkpoint beside its place and renames it when it is whole.
 """
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +121,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             best = min(scored, key=lambda checkpoint: checkpoint.metrics["mae"]) if scored else found[-1]
             chosen = folder / str(best.step)
     try:
-        tree = ocp.checkpointables_metadata(chosen).metadata["state"]
+        tree = ocp.metadata(chosen, "state").metadata
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
         abstract |= {name: _abstract(tree[name]) for name in ("params", "batch_stats")}
         loaded = ocp.load_checkpointables(chosen, {"state": abstract, "run": None})
@@ -141,4 +143,13 @@ def load_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    return load_checkpoint(path) if path.is_dir() else load_file(path)
+    return load_file(path)
+
+
+def training_size(path: str | os.PathLike[str]) -> int | None:
+    """The side in pixels of the images that the run in a folder (as `load_checkpoint` takes it) was trained on."""
+    path = Path(path).absolute()
+    for folder in (path, *path.parents[:2]):
+        if (folder / "config.json").is_file() and (folder / FOLDER).is_dir():
+            return json.loads((folder / "config.json").read_text())["data"]["size"]
+    return None

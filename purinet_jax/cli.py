@@ -5,6 +5,7 @@ and cannot be used is one line on stderr and exit code 2; training that met NaN 
 """
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ EVALUATE_EXAMPLES = """examples:
 CONVERT_EXAMPLES = """examples:
   purinet convert stage3.pth stage3.safetensors
   purinet convert resnet50-11ad3fa6.pth resnet50.safetensors
+  purinet convert runs/stage3 stage3.safetensors
   purinet convert stage3.safetensors authors.npz --names authors"""
 BENCHMARK_EXAMPLES = """examples:
   purinet benchmark
@@ -81,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _checkpoint_arguments(evaluate)
 
     convert = command("convert", "Convert weights of PyTorch and Keras to this package's, and back.", CONVERT_EXAMPLES)
-    convert.add_argument("source", type=Path, metavar="SOURCE", help=".pth, .npz or .safetensors")
+    convert.add_argument("source", type=Path, metavar="SOURCE", help=".pth, .npz, .safetensors or a run's folder")
     convert.add_argument("destination", type=Path, metavar="DEST", help=".safetensors or .npz")
     convert.add_argument(
         "--names", choices=("purinet", "authors"), default="purinet", help="whose tensor names DEST has"
@@ -106,6 +108,9 @@ def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's folder or a file of weights",
     )
     parser.add_argument("--batch", type=_positive, default=1, help="images at a time (default 1)")
+    parser.add_argument(
+        "--size", type=_positive, help="side that images are squashed to (default: that of training, or 320)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -126,17 +131,27 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such configuration file")
-    # A FlagValues of its own: parsing the program's other arguments is not absl's business.
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["purinet", *overrides])
+    specification = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if specification is None or specification.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(specification)
     sys.path.insert(0, str(Path(path).parent.absolute()))
     try:
-        values(["purinet", f"--config={path}", *overrides])
-        return values.config
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+        specification.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # whatever the user's file raises is the user's to read
+        raise InputError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     finally:
         sys.path.pop(0)
+    # A FlagValues of its own: parsing the program's other arguments is not absl's business.
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["purinet", *overrides])
+        values(["purinet", *overrides])
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+        reason = error.args[0] if error.args else error
+        raise InputError(f"{path}: {' '.join(str(reason).split())}") from error
+    return config
 
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -164,7 +179,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from purinet_jax.predict import load, predict_files
 
     failures = predict_files(
-        load(arguments.checkpoint),
+        load(arguments.checkpoint, arguments.size),
         arguments.images,
         arguments.output,
         batch_size=arguments.batch,
@@ -181,7 +196,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from purinet_jax.predict import load
 
     pairs = open_pairs(arguments.data)
-    result = evaluate(load(arguments.checkpoint), pairs, batch_size=arguments.batch, progress=not arguments.quiet)
+    result = evaluate(
+        load(arguments.checkpoint, arguments.size), pairs, batch_size=arguments.batch, progress=not arguments.quiet
+    )
     if arguments.json:
         print(json.dumps(result))
     else:
@@ -233,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Libraries' own chatter (Orbax logs each save) is not the user's; ours is.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("purinet_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
     # Compiled programs are kept between runs: a run that goes on, or a second picture, starts at once.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purinet_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))

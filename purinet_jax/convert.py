@@ -196,7 +196,7 @@ def convert_file(
 
     Args:
       source: `.pth`, `.pt`, `.tar`, `.npz` or `.safetensors`: this package's variables, the authors' PurNet,
-        or an extractor as `from_backbone` takes it.
+        or an extractor as `from_backbone` takes it; or the folder of a training run.
       destination: `.safetensors` or `.npz`.
       names: "purinet" writes this package's variables with their configuration, "authors" the authors' names.
 
@@ -255,7 +255,12 @@ class _Source(NamedTuple):
 
 
 def _read_any(source: Path) -> _Source:
-    """Reads a file and tells by its tensors' names what it is."""
+    """Reads a file and tells by its tensors' names what it is; a folder is a training run's."""
+    if source.is_dir():
+        # Here, because Orbax takes a second to import and files do without it.
+        from purinet_jax.checkpoints import load_checkpoint
+
+        return _Source(*load_checkpoint(source), {}, [], "a training run's best checkpoint")
     if {"format", "model"} <= read_metadata(source).keys():
         return _Source(*_load(source), [], "variables of this package")
     tensors = read_tensors(source)

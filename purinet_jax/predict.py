@@ -116,26 +116,27 @@ class Predictor:
         return np.asarray(saliency_maps(self.model, self.variables, batch))[: len(images)]
 
 
-def load(path: str | os.PathLike[str]) -> Predictor:
+def load(path: str | os.PathLike[str], size: int | None = None) -> Predictor:
     """Loads a network, whatever it is stored in.
 
     Args:
       path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
         those two; the folder of a training run, or of one of its checkpoints.
+      size: side in pixels that images are squashed to; by default that of the run, or 320.
 
     Returns:
-      A predictor for images of 320×320, with its variables on the first device.
+      A predictor with its variables on the first device.
 
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
     """
     # Here, so that predicting with a network at hand does not need Orbax.
-    from purinet_jax.checkpoints import load_weights
+    from purinet_jax.checkpoints import load_weights, training_size
 
     variables, config = load_weights(Path(path))
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
-    return Predictor(build_model(config), jax.device_put(variables))
+    return Predictor(build_model(config), jax.device_put(variables), size or training_size(path) or 320)
 
 
 def predict_files(

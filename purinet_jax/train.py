@@ -351,6 +351,7 @@ class _Log:
         )
         self.pending: tuple[int, dict[str, Array], list[str]] | None = None
         self.since, self.images = time.perf_counter(), 0
+        self.window: list[dict[str, np.ndarray]] = []
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         if self.file.exists():
@@ -387,10 +388,14 @@ class _Log:
             files = ", ".join(names)
             raise NonFiniteLoss(f"step {step}: {', '.join(terms)} not finite, on {files}; nothing was saved since")
         self.images += len(names)
+        self.window.append(values)
         self.bar.update(step - self.bar.n)
         if step % self.config.loop.log_every and step != self.config.steps:
             return
         seconds = time.perf_counter() - self.since
+        # The mean since the last report: single batches differ too much to show a trend.
+        values = {name: np.mean([entry[name] for entry in self.window], axis=0) for name in values}
+        self.window.clear()
         scalars = {name: float(value.sum()) for name, value in values.items()}
         scalars["images_per_second"] = self.images / seconds
         self.since, self.images = time.perf_counter(), 0

@@ -20,7 +20,6 @@ from purinet_jax.model import build_model
 from purinet_jax.optim import GROUPS, OptimizerConfig, make_optimizer
 
 # ml_collections loads a config file by a method that Python is about to drop.
-pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method:DeprecationWarning")
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
