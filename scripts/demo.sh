@@ -5,25 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }
-
-# Only a finished environment has pip; one that an interrupted run left behind is made anew.
-if [ ! -x .venv/bin/pip ]; then
-  python=
-  for name in python3.13 python3.12 python3.11 python3; do
-    # Run, not looked up: pyenv puts names on the path that start nothing, and Debian's Python may lack ensurepip.
-    if "$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      python=$name
-      break
-    fi
-  done
-  if [ -z "$python" ]; then
-    echo "$0: needs Python 3.11 or newer, with venv and ensurepip" >&2
-    exit 1
-  fi
-  step ".venv: $("$python" --version)"
-  "$python" -m venv --clear .venv
-fi
+. scripts/environment.sh
 
 step "pip install -e ., versions from constraints.txt"
 .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -40,7 +22,9 @@ PYTHON
 validation=demo/validation/DUTS-TR
 
 train=(.venv/bin/purinet train --config configs/tiny.py --data demo/train/DUTS-TR --validation "$validation"
-  --output demo/run --quiet)
+  --output demo/run)
+# Progress bars are for people: without a terminal they would fill a log.
+[ -t 2 ] || train+=(--quiet)
 
 step "Training, to be stopped by SIGTERM after its first checkpoint (compiling comes first)"
 "${train[@]}" &
