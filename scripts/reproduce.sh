@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The released recipe, three stages, and its error on a test set. Days on a GPU; run it again and it goes on.
+#   bash scripts/reproduce.sh DUTS-TR.zip DUTS-TE.zip resnet50.safetensors runs
+set -euo pipefail
+if [ $# -ne 4 ]; then
+  echo "usage: $0 TRAINING-DATA TEST-DATA RESNET50-WEIGHTS OUTPUT" >&2
+  exit 2
+fi
+training=$1 test=$2 init=$3 output=$4
+configs=$(dirname "$0")/../configs
+
+for stage in 1 2 3; do
+  purinet train --config "$configs/purnet_resnet50_stage$stage.py" --data "$training" --init "$init" \
+    --output "$output/stage$stage"
+  init=$output/stage$stage
+done
+purinet evaluate --checkpoint "$init" --data "$test" --json
