@@ -4,7 +4,9 @@ A run lives in one folder: `config.json`, `checkpoints/`, `log.jsonl` and `tenso
 folder it goes on from the latest checkpoint with the very batches that would have followed.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
 import signal
@@ -101,7 +103,7 @@ def train(
         variables = _initial_variables(config, init)
 
     stop = _StopRequest()
-    with stop, checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer:
+    with _only_process(output), stop, checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer:
         state = create_state(model, variables, optimizer, objective, config.accumulate)
         if resuming:
             run = checkpoints.read_run(checkpointer)
@@ -261,6 +263,18 @@ def _bad_pairs(pairs: Pairs, skip_bad: bool, progress: bool) -> list[int]:
 
 def _split(batch: Mapping[str, np.ndarray], devices: int, per_device: int) -> dict[str, Any]:
     return {key: value.reshape(devices, per_device, *value.shape[1:]) for key, value in batch.items()}
+
+
+@contextlib.contextmanager
+def _only_process(output: Path) -> Iterator[None]:
+    """Holds the run's folder for this process; the system lets go of it however the process ends."""
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{output}: another process is training in this folder") from None
+        yield
 
 
 class _StopRequest:

@@ -1,5 +1,6 @@
 """The training loop: it goes on exactly where it stopped, stops on NaN, and refuses what it cannot use."""
 
+import fcntl
 import json
 import os
 import signal
@@ -262,6 +263,15 @@ def test_another_configuration_or_data_set_does_not_go_on_with_a_run(
     other = write_synthetic(tmp_path / "data", 5, size=(40, 60), seed=3)
     with pytest.raises(InputError, match=r"not the data set that the run in"):
         train.train(tiny_config(), other, straight, progress=False)
+
+
+def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="run: another process is training in this folder"):
+            train.train(tiny_config(), data, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path, tmp_path: Path) -> None:
