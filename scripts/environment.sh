@@ -1,5 +1,6 @@
 # Sourced by the other scripts: the virtual environment .venv, made at the first run, and `step`, which says what is
 # being done. Needs Python 3.11 or newer, and at the first run the network.
+set -euo pipefail
 
 step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }
 
