@@ -13,7 +13,6 @@ from purinet_jax.losses import (
     Objective,
     batch_mean,
     binary_cross_entropy,
-    check_regions,
     gaussian_window,
     main_loss,
     purnet_losses,
@@ -248,16 +247,6 @@ def test_structural_loss_gradient_equals_finite_differences() -> None:
         step[at] = 1e-5
         expected = (reference(x + step) - reference(x - step)) / 2e-5
         close(gradient[at], expected, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(("label", "wrong"), [(-1, "-1"), (8, "8")])
-def test_check_regions_names_the_file_and_the_label(label: int, wrong: str) -> None:
-    regions = np.zeros((2, 3, 3), np.int32)
-    regions[0, 0, 0] = 7
-    check_regions(regions, 8, ["a.png", "b.png"])
-    regions[1, 2, 2] = label
-    with pytest.raises(InputError, match=rf"^b\.png: superpixel label {wrong} .*losses\.max_regions.* 7$"):
-        check_regions(regions, 8, ["a.png", "b.png"])
 
 
 @pytest.mark.parametrize("seed", [0, 1])
