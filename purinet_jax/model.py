@@ -147,6 +147,11 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, **config)
 
 
+def without_device_axis(model: PurNet) -> PurNet:
+    """The same network for one device: its BatchNorm averages over no axis, so that it runs under a plain `jit`."""
+    return model.clone(axis_name=None, backbone=model.backbone.clone(axis_name=None))
+
+
 def model_config(model: PurNet) -> dict[str, Any]:
     """The configuration that `build_model` makes `model` from (device axis and compute dtype are not part of it)."""
     names = {extractor: name for name, extractor in EXTRACTORS.items()}

@@ -36,9 +36,10 @@ from purinet_jax.data import (
 from purinet_jax.errors import InputError
 from purinet_jax.layers import bilinear_kernel
 from purinet_jax.losses import Objective
-from purinet_jax.model import Maps, PurNet, build_model, model_config
+from purinet_jax.model import PurNet, build_model, model_config, without_device_axis
 from purinet_jax.optim import OptimizerConfig, make_optimizer
 from purinet_jax.panels import panel
+from purinet_jax.predict import saliency_maps
 from purinet_jax.step import AXIS, TrainState, create_state, normalise, place_state, pmap_step
 
 logger = logging.getLogger(__name__)
@@ -301,17 +302,10 @@ class _StopRequest:
         self._restore()
 
 
-def _evaluation_model(model: PurNet) -> PurNet:
-    return model.clone(axis_name=None, backbone=model.backbone.clone(axis_name=None))
-
-
 @jax.jit(static_argnums=0)
 def _absolute_errors(model: PurNet, variables: Any, images: Array, masks: Array) -> Array:
     """Mean absolute error of the level-1 map of each image, [batch]."""
-    images = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)
-    maps: Maps = model.apply(variables, images)  # type: ignore[assignment]
-    saliency = jax.nn.sigmoid(maps.saliency[0])
-    return jnp.abs(saliency - masks).mean((1, 2, 3))
+    return jnp.abs(saliency_maps(model, variables, images) - masks[..., 0]).mean((1, 2))
 
 
 def _validate(state: TrainState, pairs: Pairs | None, config: ConfigDict, log: "_Log") -> float:
@@ -320,7 +314,7 @@ def _validate(state: TrainState, pairs: Pairs | None, config: ConfigDict, log: "
     from tqdm import tqdm
 
     assert pairs is not None
-    model, variables = _evaluation_model(state.model), jax.device_get(state.variables)
+    model, variables = without_device_axis(state.model), jax.device_get(state.variables)
     total = metrics.Average.empty()
     batches = evaluation_batches(
         pairs, batch_size=config.batch_size, size=config.data.size, workers=config.loop.workers
@@ -435,5 +429,5 @@ class _Log:
         count = min(4, len(batch["image"]))
         few = {key: value[:count] for key, value in batch.items()}
         variables = jax.device_get(state.variables)
-        maps = _predict_all(_evaluation_model(state.model), variables, jnp.asarray(few["image"]))
+        maps = _predict_all(without_device_axis(state.model), variables, jnp.asarray(few["image"]))
         self.writer.add_image("maps", panel(few, maps), step, dataformats="HWC")

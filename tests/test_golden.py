@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from purinet_jax.convert import from_authors, to_authors
 from purinet_jax.losses import Objective
-from purinet_jax.model import PurNet, build_model
+from purinet_jax.model import build_model, without_device_axis
 from purinet_jax.optim import OptimizerConfig, make_optimizer
 from purinet_jax.step import AXIS, TrainState, create_state, gradients, place_state, pmap_step
 
@@ -168,10 +168,6 @@ def in_stage1(name: str) -> bool:
     return not (name.startswith(("oa_", "ea_")) or name.endswith("_2"))
 
 
-def without_devices(model: PurNet) -> PurNet:
-    return model.clone(axis_name=None, backbone=model.backbone.clone(axis_name=None))
-
-
 def norms_by_name(gradient: Any) -> dict[str, float]:
     """L2 norm of every parameter's gradient under the authors' name."""
     named = {}
@@ -203,7 +199,7 @@ def test_gradients(stage: int, variables: dict[str, Any], batch: Callable[[int],
 
     with jax.enable_x64(True):
         state = initial_state(stage, variables, jnp.float64)
-        state = state.replace(model=without_devices(state.model))
+        state = state.replace(model=without_device_axis(state.model))
         inputs = {key: jnp.asarray(value) for key, value in batch(SEED + 1).items()}
         inputs["image"] = inputs["image"].astype(jnp.float64)
         compute = jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch)[0])
