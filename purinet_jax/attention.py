@@ -6,6 +6,8 @@ from jax import Array
 
 from purinet_jax.layers import at_least_float32
 
+_MOST_SCALED = 10.0
+
 
 def promotion_attention(features: Array, scaled: bool = False) -> Array:
     """Promotion attention: spatial softmax of each channel × channel softmax of the spatial mean (paper, III-B).
@@ -13,7 +15,8 @@ def promotion_attention(features: Array, scaled: bool = False) -> Array:
     Args:
       features: [batch, height, width, channels], any float dtype.
       scaled: multiply each softmax by its length, so that the attention's mean is 1 and not
-        1 / (height · width · channels). The released form averages 1e-6, which leaves `A · f + f` equal to f.
+        1 / (height · width · channels), and bound the attention by 10, lest a few pixels drown all others. The
+        released form averages 1e-6, which leaves `A · f + f` equal to f.
 
     Returns:
       [batch, height, width, channels], positive, in the features' dtype; computed in float32.
@@ -23,8 +26,10 @@ def promotion_attention(features: Array, scaled: bool = False) -> Array:
     channel = jax.nn.softmax(wide.mean((1, 2), keepdims=True), axis=-1)
     if scaled:
         _, height, width, channels = features.shape
-        spatial, channel = spatial * (height * width), channel * channels
-    return (spatial * channel).astype(features.dtype)
+        attention = jnp.minimum(spatial * (height * width) * channel * channels, _MOST_SCALED)
+    else:
+        attention = spatial * channel
+    return attention.astype(features.dtype)
 
 
 def rectification_attention(appearance: Array, error: Array) -> Array:

@@ -1,8 +1,8 @@
 """Checkpoints of a training run (Orbax), and weights from wherever they are stored.
 
-A run's folder holds `checkpoints/<step>/`, each with `state` (parameters, BatchNorm statistics, optimiser state and
-step: one copy, whatever the number of devices) and `run` (JSON: configuration, seed, position in the data). Orbax
-writes a checkpoint beside its place and renames it when it is whole.
+A run's folder holds `checkpoints/<step>/`, each with `state` (parameters, BatchNorm statistics, their average if the
+run keeps one, optimiser state and step: one copy, whatever the number of devices) and `run` (JSON: configuration, seed,
+position in the data). Orbax writes a checkpoint beside its place and renames it when it is whole.
 """
 
 import json
@@ -46,6 +46,7 @@ def _arrays(state: TrainState) -> dict[str, Any]:
         "params": state.params,
         "batch_stats": state.batch_stats,
         "optimizer_state": state.optimizer_state,
+        **({} if state.average is None else {"average": state.average}),
     }
 
 
@@ -103,6 +104,8 @@ def restore_checkpoint(checkpointer: ocp.training.Checkpointer, state: TrainStat
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables and model configuration of a run's best checkpoint by validation MAE (its last where none has one).
 
+    Where the run keeps an average of its variables, that is what is given.
+
     Args:
       path: a run's folder, its `checkpoints` folder, or one checkpoint in it (that one is taken then).
 
@@ -122,13 +125,15 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             chosen = folder / str(best.step)
     try:
         tree = ocp.metadata(chosen, "state").metadata
+        wanted = ("average",) if "average" in tree else ("params", "batch_stats")
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
-        abstract |= {name: _abstract(tree[name]) for name in ("params", "batch_stats")}
+        abstract |= {name: _abstract(tree[name]) for name in wanted}
         loaded = ocp.load_checkpointables(chosen, {"state": abstract, "run": None})
     except Exception as error:  # Orbax raises many kinds for a damaged folder
         reason = str(error).strip().splitlines()
         raise InputError(f"{chosen}: not a readable checkpoint: {reason[0] if reason else error!r}") from error
-    variables = {name: loaded["state"][name] for name in ("params", "batch_stats")}
+    state = loaded["state"].get("average", loaded["state"])
+    variables = {name: state[name] for name in ("params", "batch_stats")}
     return variables, loaded["run"]["config"]["model"]
 
 

@@ -1,4 +1,4 @@
-"""The command line: `purinet train`, `predict`, `evaluate`, `convert` and `benchmark`.
+"""The command line: `purinet prepare`, `train`, `predict`, `evaluate`, `convert` and `benchmark`.
 
 Each command parses its arguments, calls one function of the package and prints what it returns. What the user gave
 and cannot be used is one line on stderr and exit code 2; training that met NaN ends with exit code 1.
@@ -16,6 +16,14 @@ from typing import Any
 
 from purinet_jax.errors import InputError
 
+PREPARE_EXAMPLES = """examples:
+  purinet prepare duts --data downloads/ --output datasets
+  purinet prepare duts --data DUTS-TR.zip --superpixels none --json
+  purinet train --config configs/purnet_resnet50_stage1.py --data datasets/duts:train -o runs/stage1
+
+NAME is duts, ecssd, dut_omron, pascal_s, hku_is, xpie or sod. DIR is a folder of images beside a folder of masks, or
+holds the authors' zips or what was unpacked from them, perhaps among others. The same command again goes on where it
+was stopped, and does nothing where the set is there."""
 TRAIN_EXAMPLES = """examples:
   purinet train --config configs/purnet_resnet50_stage1.py --data DUTS-TR.zip --init resnet50.safetensors -o runs/stage1
   purinet train --config configs/purnet_resnet50_stage2.py --data DUTS-TR.zip --init runs/stage1 -o runs/stage2
@@ -35,7 +43,10 @@ CONVERT_EXAMPLES = """examples:
   purinet convert stage3.safetensors authors.npz --names authors"""
 BENCHMARK_EXAMPLES = """examples:
   purinet benchmark
-  purinet benchmark --backbone mobilenet_v2 --size 224 --repeats 20 > benchmark.json"""
+  purinet benchmark --backbone mobilenet_v2 --size 224 --repeats 20 > benchmark.json
+  purinet benchmark --data DUTS-TR.zip
+  purinet benchmark --superpixels DUTS-TR.zip
+  purinet benchmark --metrics"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,10 +67,28 @@ def build_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
 
+    prepare = command("prepare", "Build a data set for TFDS, superpixels included.", PREPARE_EXAMPLES)
+    prepare.add_argument("name", metavar="NAME", help="the data set's name")
+    prepare.add_argument("--data", required=True, type=Path, metavar="DIR|ZIP", help="what there is of the data set")
+    prepare.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder for sets (default: ~/.local/share/purinet_jax)"
+    )
+    prepare.add_argument(
+        "--superpixels",
+        default="slic",
+        metavar="slic|DIR|none",
+        help="computed by SLIC (the default), the authors' .mat files or PNG files in DIR, or none",
+    )
+    prepare.add_argument("--skip-bad", action="store_true", help="leave unreadable pairs out")
+    prepare.add_argument("--json", action="store_true", help="print JSON")
+    prepare.add_argument("--quiet", action="store_true", help="no progress bars")
+
     train = command("train", "Train a network, or go on with a run.", TRAIN_EXAMPLES)
     train.add_argument("--config", required=True, metavar="FILE.py", help="a file with get_config(); "
                        "--config.KEY=VALUE overrides a setting")  # fmt: skip
-    train.add_argument("--data", required=True, type=Path, metavar="DIR|ZIP", help="training pairs")
+    train.add_argument(
+        "--data", required=True, type=Path, metavar="DIR|ZIP", help="training pairs, or a prepared set as DIR:train"
+    )
     train.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="the run's folder")
     train.add_argument("--validation", type=Path, metavar="DIR|ZIP", help="pairs to measure the error on")
     train.add_argument("--init", type=Path, metavar="RUN|FILE", help="weights to start from")
@@ -70,6 +99,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="the authors' .mat files (default: computed by SLIC)",
     )
     train.add_argument("--skip-bad", action="store_true", help="leave unreadable pairs out")
+    train.add_argument(
+        "--without-leaks",
+        action="store_true",
+        help="leave out the image of DUTS-TR that is in DUTS-TE, and second copies of images",
+    )
     train.add_argument("--quiet", action="store_true", help="no progress bars")
 
     predict = command("predict", "Find the salient objects in images.", PREDICT_EXAMPLES)
@@ -96,6 +130,20 @@ def build_parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--batch", type=_positive, default=2, help="images in a train step (default 2)")
     benchmark.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     benchmark.add_argument("--repeats", type=_positive, default=7, help="timed runs of each (default 7)")
+    instead = benchmark.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--superpixels",
+        type=Path,
+        metavar="DIR|ZIP",
+        help="measure superpixels instead, on these pairs, and the train step with each kind of them",
+    )
+    instead.add_argument(
+        "--data", type=Path, metavar="DIR|ZIP", help="measure the input pipeline instead, on these pairs"
+    )
+    instead.add_argument("--metrics", action="store_true", help="measure the metrics instead, beside PySODMetrics")
+    benchmark.add_argument(
+        "--images", type=_positive, help="images measured on (default: 100 superpixels, 960 data, 20 metrics)"
+    )
     return parser
 
 
@@ -154,6 +202,36 @@ def load_config(path: str, overrides: Sequence[str]) -> Any:
     return config
 
 
+def _prepare(arguments: argparse.Namespace) -> int:
+    from purinet_jax.data.prepare import prepare
+
+    result = prepare(
+        arguments.name,
+        arguments.data,
+        arguments.output,
+        superpixels=None if arguments.superpixels == "none" else arguments.superpixels,
+        skip_bad=arguments.skip_bad,
+        progress=not arguments.quiet,
+    )
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    path = Path(result["path"])
+    counts = ", ".join(
+        f"{split} {values['pairs']:,} of {values['expected']:,} pairs"
+        + (f" ({len(values['left_out'])} left out)" if values["left_out"] else "")
+        for split, values in result["splits"].items()
+    )
+    superpixels = {"slic": "superpixels by SLIC", "given": "the superpixels given", "none": "no superpixels"}
+    said = "built" if result["built"] else "there already, nothing to do"
+    print(f"{result['name']}: {counts}, {superpixels[result['superpixels']]}, {result['bytes'] / 1e6:,.1f} MB; {said}")
+    for split in result["splits"]:
+        print(f"  purinet {'train' if split == 'train' else 'evaluate'} --data {path}:{split} …")
+    builder = f'tfds.builder("{path.name}", data_dir="{path.parent}").as_data_source("{split}")'
+    print(f"  import purinet_jax.data.builders, tensorflow_datasets as tfds; {builder}")
+    return 0
+
+
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from purinet_jax.train import NonFiniteLoss, train
 
@@ -167,6 +245,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             init=arguments.init,
             superpixels=arguments.superpixels,
             skip_bad=arguments.skip_bad,
+            without_leaks=arguments.without_leaks,
             progress=not arguments.quiet,
         )
     except NonFiniteLoss as error:
@@ -214,21 +293,32 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    from purinet_jax.benchmark import benchmark
+    settings = {
+        "backbone": arguments.backbone,
+        "channels": arguments.channels,
+        "size": arguments.size,
+        "batch_size": arguments.batch,
+        "dtype": arguments.dtype,
+        "repeats": arguments.repeats,
+    }
+    if arguments.superpixels is not None:
+        from purinet_jax.benchmarks.superpixels import benchmark_superpixels
 
-    print(
-        json.dumps(
-            benchmark(
-                backbone=arguments.backbone,
-                channels=arguments.channels,
-                size=arguments.size,
-                batch_size=arguments.batch,
-                dtype=arguments.dtype,
-                repeats=arguments.repeats,
-            ),
-            indent=2,
-        )
-    )
+        result = benchmark_superpixels(arguments.superpixels, images=arguments.images or 100, **settings)
+    elif arguments.data is not None:
+        from purinet_jax.benchmarks.data import benchmark_data
+
+        images, repeats = arguments.images or 960, arguments.repeats
+        result = benchmark_data(arguments.data, size=arguments.size, images=images, repeats=repeats)
+    elif arguments.metrics:
+        from purinet_jax.benchmarks.metrics import benchmark_metrics
+
+        result = benchmark_metrics(images=arguments.images or 20, repeats=arguments.repeats)
+    else:
+        from purinet_jax.benchmarks.network import benchmark_network
+
+        result = benchmark_network(**settings)
+    print(json.dumps(result, indent=2))
     return 0
 
 
@@ -259,7 +349,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "train":
             return _train(arguments, overrides)
-        run = {"predict": _predict, "evaluate": _evaluate, "convert": _convert, "benchmark": _benchmark}
+        run = {
+            "prepare": _prepare,
+            "predict": _predict,
+            "evaluate": _evaluate,
+            "convert": _convert,
+            "benchmark": _benchmark,
+        }
         return run[arguments.command](arguments)
     except InputError as error:
         print(f"purinet: {error}", file=sys.stderr)

@@ -235,7 +235,8 @@ def describe(config: Mapping[str, Any]) -> str:
         return f"{config['backbone']} alone"
     attention = "with" if config["attention"] else "without"
     scaled = " scaled" if config["attention"] and config.get("scaled_promotion") else ""
-    return f"PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention"
+    light = "light " if config.get("light") else ""
+    return f"{light}PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention"
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -330,7 +331,13 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises InputError, naming the setting.
     """
-    whole: dict[str, Any] = {"backbone": None, "channels": 128, "attention": True, "scaled_promotion": False}
+    whole: dict[str, Any] = {
+        "backbone": None,
+        "channels": 128,
+        "attention": True,
+        "scaled_promotion": False,
+        "light": False,
+    }
     complete = {**({"backbone": None} if "part" in config else whole), **config}
     if complete["backbone"] not in list(EXTRACTORS):  # a list: a file may put what cannot be hashed here
         raise InputError(f"model.backbone: {complete['backbone']!r} is none of {', '.join(EXTRACTORS)}")
@@ -344,7 +351,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     channels = complete["channels"]
     if type(channels) is not int or not 1 <= channels <= _MOST_CHANNELS:
         raise InputError(f"model.channels: {channels!r} is no number from 1 to {_MOST_CHANNELS}")
-    for setting in ("attention", "scaled_promotion"):
+    for setting in ("attention", "scaled_promotion", "light"):
         if type(complete[setting]) is not bool:
             raise InputError(f"model.{setting}: {complete[setting]!r} is neither true nor false")
     return complete

@@ -6,6 +6,7 @@ Sources: `purnet.md` §3, paper IV; Wang et al. 2004 for SSIM.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -19,6 +20,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.model import Maps
 
 Structural = Literal["region", "ssim", "none"]
+Superpixels = Literal["stored", "slic", "grid"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +32,24 @@ class Objective:
       released: the released code's forms: the region term applies a second sigmoid to the saliency map, and the main
         term's weight 1 + |error| is not detached. `False` gives single sigmoid and detached weight.
       max_regions: a static bound on superpixel labels: labels are 0 … max_regions − 1.
+      superpixels: where the "region" term's come from: "stored" ones come with the batch; "slic" and "grid" ones are
+        made in the train step from the batch's images (`slic_regions`, `grid_regions`).
+      iou: add the soft intersection over union of the purificatory maps (`iou_loss`), which no paper of PurNet has.
     """
 
     structural: Structural = "region"
     released: bool = True
     max_regions: int = 256
+    superpixels: Superpixels = "stored"
+    iou: bool = False
 
     def __post_init__(self) -> None:
         if self.structural not in ("region", "ssim", "none"):
             raise InputError(f"losses.structural: {self.structural!r} is none of region, ssim, none")
         if not 1 <= self.max_regions <= 65536:
             raise InputError(f"losses.max_regions: {self.max_regions} is not within 1 and 65536")
+        if self.superpixels not in ("stored", "slic", "grid"):
+            raise InputError(f"losses.superpixels: {self.superpixels!r} is none of stored, slic, grid")
 
 
 def batch_mean(values: Array, valid: Array | None = None) -> Array:
@@ -51,13 +60,18 @@ def batch_mean(values: Array, valid: Array | None = None) -> Array:
     return jnp.where(valid, values, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
+def log_probabilities(logits: Array) -> tuple[Array, Array]:
+    """log p and log(1 − p) for p = `sigmoid(logits)`, from one exponential and one logarithm for both."""
+    rest = jnp.log(1 + jnp.exp(-jnp.abs(logits)))
+    return jnp.minimum(logits, 0) - rest, jnp.minimum(-logits, 0) - rest
+
+
 def binary_cross_entropy(logits: Array, target: Array, valid: Array | None = None) -> Array:
     """Binary cross-entropy of `sigmoid(logits)` against a target in [0, 1], mean over pixels and images.
 
     Computed from the logits; each logarithm is bounded below by −100, as PyTorch's `BCELoss` bounds it.
     """
-    log_p = jnp.maximum(jax.nn.log_sigmoid(logits), -100.0)
-    log_not_p = jnp.maximum(jax.nn.log_sigmoid(-logits), -100.0)
+    log_p, log_not_p = (jnp.maximum(x, -100.0) for x in log_probabilities(logits))
     return batch_mean(-(target * log_p + (1 - target) * log_not_p).mean((1, 2, 3)), valid)
 
 
@@ -70,8 +84,9 @@ def main_loss(logits: Array, target: Array, error: Array | None = None, valid: A
       error: the rectification error map in (−1, 1), after its tanh; `None` weighs all pixels alike (stage 1).
       valid: images that count.
     """
-    p = jnp.clip(jax.nn.sigmoid(logits), 1e-4, 1 - 1e-4)
-    loss = -(target * jnp.log(p) + (1 - target) * jnp.log(1 - p))
+    # Clipping the probability and clipping its logarithms are the same, and so are the gradients.
+    log_p, log_not_p = (jnp.clip(x, math.log(1e-4), math.log1p(-1e-4)) for x in log_probabilities(logits))
+    loss = -(target * log_p + (1 - target) * log_not_p)
     if error is not None:
         loss = loss * (1 + jnp.abs(error))
     return batch_mean(loss.mean((1, 2, 3)), valid)
@@ -194,8 +209,20 @@ def ssim_loss(logits: Array, target: Array, valid: Array | None = None) -> Array
     return jax.vmap(batch_mean, in_axes=(1, None))(1 - similarity, valid)
 
 
+def iou_loss(logits: Array, target: Array, valid: Array | None = None) -> Array:
+    """1 − soft intersection over union per image, Σpy / Σ(p + y − py) (Máttyus et al. 2017; BASNet, Qin et al. 2019).
+
+    Maps before the sigmoid [batch, height, width, levels] and a mask [batch, height, width, 1] → [levels].
+    """
+    p = jax.nn.sigmoid(logits)
+    both = (p * target).sum((1, 2))
+    # The 1 keeps an image without an object at a loss of 0 for an empty map, and its gradient finite.
+    losses = 1 - (both + 1) / (p.sum((1, 2)) + target.sum((1, 2)) - both + 1)
+    return jax.vmap(batch_mean, in_axes=(1, None))(losses, valid)
+
+
 def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) -> dict[str, Array]:
-    """Every term for every level, finest first: `main`, `structural`, `promotion`, `rectification_saliency`,
+    """Every term for every level, finest first: `main`, `structural`, `iou`, `promotion`, `rectification_saliency`,
     `rectification_error`, each [levels]; terms that the network or the objective leaves out are absent.
 
     Args:
@@ -217,6 +244,8 @@ def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) 
             rectification_error_loss(e, x, target, valid) for e, x in zip(maps.error, maps.rectification, strict=True)
         ]
     losses = {name: jnp.stack(values) for name, values in terms.items()}
+    if objective.iou:
+        losses["iou"] = iou_loss(jnp.concatenate(maps.saliency, axis=-1), target, valid)
     if objective.structural != "none":
         stacked = jnp.concatenate(maps.saliency, axis=-1)
         if objective.structural == "ssim":

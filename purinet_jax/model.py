@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from purinet_jax.attention import promotion_attention, rectification_attention
 from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
 from purinet_jax.errors import InputError
-from purinet_jax.layers import CBP, PredictionHead, Upsample, at_least_float32
+from purinet_jax.layers import CBP, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
 
 EXTRACTORS = {"mobilenet_v2": MobileNetV2, "resnet50": ResNet50, "vgg16": VGG16}
 
@@ -42,6 +42,8 @@ class PurNet(nn.Module):
       channels: the width of everything between the extractor and the maps.
       attention: `False` is stage 1's network: extractor and purificatory pyramid, heads straight on its features.
       scaled_promotion: the mean-one promotion attention (`promotion_attention`) in the released one's place.
+      light: bilinear interpolation in place of every transposed convolution, and one CBP(3) in place of the
+        rectification branches' CBP(3), CBP(3), CBP(1).
       axis_name: the device axis that BatchNorm's statistics are averaged over in training.
       dtype: what convolutions compute in; parameters, statistics and maps stay float32.
 
@@ -54,6 +56,7 @@ class PurNet(nn.Module):
     channels: int = 128
     attention: bool = True
     scaled_promotion: bool = False
+    light: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -67,10 +70,12 @@ class PurNet(nn.Module):
             self.sow("intermediates", f"backbone{level}", features, reduce_fn=lambda _, new: new)
 
         def cbp(name: str, x: Array, *kernel_sizes: int, upsample: int = 1) -> Array:
-            return CBP(self.channels, kernel_sizes, upsample, self.axis_name, self.dtype, name=name)(x, train)
+            learned = 1 if self.light else upsample
+            x = CBP(self.channels, kernel_sizes, learned, self.axis_name, self.dtype, name=name)(x, train)
+            return bilinear_upsampling(x, upsample) if learned < upsample else x
 
-        def predict(name: str, x: Array, stride: int) -> Array:
-            head = PredictionHead(self.channels, stride, True, self.axis_name, self.dtype, name=name)
+        def predict(name: str, x: Array, stride: int, upsample: bool = True) -> Array:
+            head = PredictionHead(self.channels, stride, upsample, self.axis_name, self.dtype, self.light, name=name)
             return head(x, size, train).astype(at_least_float32(self.dtype))
 
         def pyramid(prefix: str) -> tuple[Array, ...]:
@@ -103,17 +108,20 @@ class PurNet(nn.Module):
             promotion.append(predict(f"oa_predict{level}", promote * f + f, stride))
 
             f = rectification_features[level - 1]
-            appearance = cbp(f"ea_pre_predict{level}_g", f, 3, 3, 1)
+            branch = (3,) if self.light else (3, 3, 1)
+            appearance = cbp(f"ea_pre_predict{level}_g", f, *branch)
             # The authors' error features d; R = tanh(d) with d = CBPs(f) − g.
-            error_features = cbp(f"ea_e_pre_predict{level}_e", f, 3, 3, 1)
+            error_features = cbp(f"ea_e_pre_predict{level}_e", f, *branch)
             rectify = rectification_attention(appearance, error_features)
             self.sow("intermediates", f"rectification_attention{level}", rectify, reduce_fn=lambda _, new: new)
             for maps, name, x in (
                 (rectification, f"ea_predict{level}_g", rectify * appearance + appearance),
                 (error, f"ea_e_predict{level}_e", error_features - appearance),
             ):
-                head = PredictionHead(self.channels, stride, False, self.axis_name, self.dtype, name=name)
-                logits = Upsample(stride, self.dtype, name=f"{name}_upscore")(head(x, size, train))
+                if self.light:
+                    maps.append(predict(name, x, stride))
+                    continue
+                logits = Upsample(stride, self.dtype, name=f"{name}_upscore")(predict(name, x, stride, upsample=False))
                 maps.append(logits[:, : size[0], : size[1]].astype(at_least_float32(self.dtype)))
 
             x = purificatory[level - 1]
@@ -126,8 +134,8 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     """The network that a model configuration describes.
 
     Args:
-      config: `backbone` ("resnet50", "vgg16" or "mobilenet_v2") and, optionally, `channels`, `attention` and
-        `scaled_promotion` as in `PurNet`.
+      config: `backbone` ("resnet50", "vgg16" or "mobilenet_v2") and, optionally, `channels`, `attention`,
+        `scaled_promotion` and `light` as in `PurNet`.
       axis_name, dtype: as in `PurNet`.
 
     Raises:
@@ -137,7 +145,7 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     name = config.pop("backbone", None)
     if not isinstance(name, str) or name not in EXTRACTORS:
         raise InputError(f"model.backbone: {name!r} is none of {', '.join(EXTRACTORS)}")
-    unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion"})
+    unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion", "light"})
     if unknown:
         raise InputError(f"model.{unknown[0]}: no such setting")
     channels = config.get("channels", 128)
@@ -160,4 +168,5 @@ def model_config(model: PurNet) -> dict[str, Any]:
         "channels": model.channels,
         "attention": model.attention,
         "scaled_promotion": model.scaled_promotion,
+        "light": model.light,
     }

@@ -24,8 +24,9 @@ class OptimizerConfig:
       name: "sgd" (momentum, weight decay added to the gradient) or "adamw" (decoupled weight decay).
       rate: the base learning rate.
       group_rates: each group's rate as a multiple of `rate`; a bias has twice its group's.
-      decaying_groups: the groups whose rate falls by (1 − step/steps)^power; the others stay constant.
-      power: the exponent of that decay.
+      decaying_groups: the groups whose rate falls; the others stay constant.
+      decay: how it falls: "polynomial", (1 − step/steps)^power, or "cosine", half a wave down to 0.
+      power: the exponent of the polynomial decay.
       warmup_steps: the rate of all groups rises linearly from 0 over this many steps.
       momentum: SGD's momentum.
       weight_decay: on everything but biases.
@@ -43,6 +44,7 @@ class OptimizerConfig:
         }
     )
     decaying_groups: tuple[str, ...] = ("backbone",)
+    decay: Literal["polynomial", "cosine"] = "polynomial"
     power: float = 0.9
     warmup_steps: int = 0
     momentum: float = 0.9
@@ -52,6 +54,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "adamw"):
             raise InputError(f"optimizer.name: {self.name!r} is neither sgd nor adamw")
+        if self.decay not in ("polynomial", "cosine"):
+            raise InputError(f"optimizer.decay: {self.decay!r} is neither polynomial nor cosine")
         for key, groups in (("group_rates", self.group_rates), ("decaying_groups", self.decaying_groups)):
             for group in groups:
                 if group not in GROUPS:
@@ -87,10 +91,12 @@ def parameter_labels(params: Mapping[str, Any]) -> Any:
 def learning_rate(config: OptimizerConfig, steps: int, group: str) -> optax.Schedule:
     """The rate of a group's weights over `steps` steps."""
     rate = config.rate * config.group_rates[group]
-    if group in config.decaying_groups:
-        schedule = optax.polynomial_schedule(rate, 0.0, config.power, steps)
-    else:
+    if group not in config.decaying_groups:
         schedule = optax.constant_schedule(rate)
+    elif config.decay == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, steps)
+    else:
+        schedule = optax.polynomial_schedule(rate, 0.0, config.power, steps)
     if config.warmup_steps:
         warmup = optax.linear_schedule(0.0, 1.0, config.warmup_steps)
         return lambda step: warmup(step) * schedule(step)

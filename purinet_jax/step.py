@@ -5,7 +5,8 @@ structural losses, the promotion pyramid its own, the rectification pyramid its 
 gradient still passes through both attentions into the extractor.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -19,6 +20,7 @@ from jax.interpreters import ad
 from purinet_jax.losses import Objective, purnet_losses, total_loss
 from purinet_jax.model import PurNet
 from purinet_jax.optim import parameter_group
+from purinet_jax.superpixels import REGIONS, grid_regions, slic_regions
 
 AXIS = "devices"
 
@@ -26,8 +28,8 @@ Batch = Mapping[str, Array]
 Variables = Mapping[str, Any]
 # The losses that each cotangent stands for, and the parameter groups that follow it.
 FOLLOWS = {
-    "backbone": ("main", "structural"),
-    "purificatory": ("main", "structural"),
+    "backbone": ("main", "structural", "iou"),
+    "purificatory": ("main", "structural", "iou"),
     "promotion": ("promotion",),
     "rectification": ("rectification_saliency", "rectification_error"),
 }
@@ -41,15 +43,17 @@ class TrainState:
     params: Any
     batch_stats: Any
     optimizer_state: Any
+    average: Any  # of the variables over the steps (exponential), or None
     model: PurNet = flax.struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
     objective: Objective = flax.struct.field(pytree_node=False)
     accumulate: int = flax.struct.field(pytree_node=False, default=1)
+    average_decay: float = flax.struct.field(pytree_node=False, default=0.0)
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Parameters and BatchNorm statistics, as `model.apply` takes them."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """What to predict with, as `model.apply` takes it: the average of the variables where one is kept."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(
@@ -58,20 +62,26 @@ def create_state(
     optimizer: optax.GradientTransformation,
     objective: Objective,
     accumulate: int = 1,
+    average_decay: float = 0.0,
 ) -> TrainState:
     """The state before the first step. `variables` are copied: the step donates its state's buffers."""
-    params, batch_stats = jax.tree.map(
-        lambda x: jnp.array(x, copy=True), (dict(variables["params"]), dict(variables.get("batch_stats", {})))
-    )
+
+    def copy() -> dict[str, Any]:
+        given = {"params": dict(variables["params"]), "batch_stats": dict(variables.get("batch_stats", {}))}
+        return jax.tree.map(lambda x: jnp.array(x, copy=True), given)
+
+    start = copy()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        batch_stats=batch_stats,
-        optimizer_state=optimizer.init(params),
+        params=start["params"],
+        batch_stats=start["batch_stats"],
+        optimizer_state=optimizer.init(start["params"]),
+        average=copy() if average_decay else None,
         model=model,
         optimizer=optimizer,
         objective=objective,
         accumulate=accumulate,
+        average_decay=average_decay,
     )
 
 
@@ -82,8 +92,23 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
+def with_superpixels(batch: Batch, objective: Objective) -> Batch:
+    """The batch with the superpixels that the objective asks for: those it came with, or made from its images here.
+
+    About 200 are made, or `objective.max_regions` if that is fewer. "slic" needs uint8 images (`slic_regions`).
+    """
+    if objective.structural != "region" or objective.superpixels == "stored":
+        return batch
+    images, regions = batch["image"], min(REGIONS, objective.max_regions)
+    if objective.superpixels == "slic":
+        return {**batch, "superpixels": slic_regions(images, regions)}
+    _, height, width, _ = images.shape
+    return {**batch, "superpixels": jnp.broadcast_to(grid_regions(height, width, regions), images.shape[:3])}
+
+
 def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, Any, dict[str, Array]]:
     """Each group's gradient of its own losses, the updated BatchNorm statistics, and the losses by term and level."""
+    batch = with_superpixels(batch, state.objective)
 
     def forward(params: Any) -> tuple[tuple[Array, ...], tuple[Any, dict[str, Array]]]:
         images = normalise(batch["image"], state.model.backbone.pixel_mean, state.model.backbone.pixel_std)
@@ -112,7 +137,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     Args:
       state: the same on every device.
       batch: `image` [batch, height, width, 3] (uint8, or float and normalised), `mask` [batch, height, width, 1],
-        `superpixels` [batch, height, width] where the objective asks for them. With `state.accumulate` = n, the
+        `superpixels` [batch, height, width] where the objective wants stored ones. With `state.accumulate` = n, the
         batch is taken in n equal parts one after the other, and their gradients are averaged.
 
     Returns:
@@ -137,11 +162,18 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         gradient = lax.pmean(gradient, axis)
     updates, optimizer_state = state.optimizer.update(gradient, state.optimizer_state, state.params)
     metrics = {**losses, "loss": total_loss(losses), "gradient_norm": optax.tree.norm(gradient)}
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if state.average_decay:
+        # Early on the average forgets faster, lest it hold the first weights for thousands of steps.
+        keep = jnp.minimum(state.average_decay, (1 + state.step) / (10 + state.step))
+        average = optax.incremental_update({"params": params, "batch_stats": batch_stats}, average, 1 - keep)
     state = state.replace(  # type: ignore[attr-defined]
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         optimizer_state=optimizer_state,
+        average=average,
     )
     return state, metrics
 
@@ -150,6 +182,37 @@ def place_state(state: TrainState, devices: Sequence[jax.Device] | None = None) 
     """`state` laid out as the pmapped step returns it, so that the first step compiles what all others use."""
     mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
     return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def place_batches(
+    batches: Iterable[Mapping[str, np.ndarray]], devices: Sequence[jax.Device] | None = None, ahead: int = 2
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Batches on their devices, as the pmapped step takes them, `ahead` of them on their way while one is in use.
+
+    Args:
+      batches: from the input pipeline: this host's share of each, on several hosts.
+      devices: those that the step runs on, of all hosts; the share is split evenly over this host's.
+      ahead: how many batches to place before the first is asked for.
+
+    Yields:
+      Each batch's `index` [batch], which stays on the host, and all else as [devices, batch / devices, …].
+    """
+    devices = list(devices or jax.devices())
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    local = sum(device.process_index == jax.process_index() for device in devices)
+
+    def place(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Batch]:
+        split = {key: x.reshape(local, -1, *x.shape[1:]) for key, x in batch.items() if key != "index"}
+        placed = {key: jax.make_array_from_process_local_data(sharding, x) for key, x in split.items()}
+        return batch["index"], placed
+
+    waiting: deque[tuple[np.ndarray, Batch]] = deque()
+    for batch in batches:
+        waiting.append(place(batch))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def pmap_step(

@@ -40,7 +40,16 @@ from purinet_jax.model import PurNet, build_model, model_config, without_device_
 from purinet_jax.optim import OptimizerConfig, make_optimizer
 from purinet_jax.panels import panel
 from purinet_jax.predict import saliency_maps
-from purinet_jax.step import AXIS, TrainState, create_state, normalise, place_state, pmap_step
+from purinet_jax.step import (
+    AXIS,
+    TrainState,
+    create_state,
+    normalise,
+    place_batches,
+    place_state,
+    pmap_step,
+    with_superpixels,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +69,21 @@ def train(
     init: str | Path | None = None,
     superpixels: str | Path = "slic",
     skip_bad: bool = False,
+    without_leaks: bool = False,
     progress: bool = True,
 ) -> TrainState:
     """Trains a network, or goes on with the run in `output`.
 
     Args:
       config: as the files in `configs/` give it.
-      data: training pairs, a folder or zip (`open_pairs`).
+      data: training pairs, a folder, zip or prepared set (`open_pairs`).
       output: the run's folder.
-      validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps.
+      validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps; in
+        their place `config.data.holdout` keeps that many of the training pairs out of training for it.
       init: weights to start from: another run's folder or a file that `purinet convert` reads.
-      superpixels: "slic", or a folder of the authors' `.mat` files; read only for the "region" term.
+      superpixels: "slic", or a folder of the authors' `.mat` files; read only for the "region" term on stored ones.
       skip_bad: leave unreadable pairs out; otherwise they are all named and nothing is trained.
+      without_leaks: leave copies of test images and second copies of images out (`Pairs.without_leaks`).
       progress: show progress bars.
 
     Returns:
@@ -88,12 +100,17 @@ def train(
     _check_config(config)
     objective = _settings(Objective, config.losses, "losses")
     devices = jax.devices()
-    per_device = _per_device_batch(config, len(devices))
+    _check_batch(config, len(devices))
     model = build_model(config.model, axis_name=AXIS, dtype=jnp.dtype(config.dtype))
     optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
     _check_resumable(config, output)
-    regions = superpixels if objective.structural == "region" else None
+    regions = superpixels if objective.structural == "region" and objective.superpixels == "stored" else None
     pairs = open_pairs(data, superpixels=regions, superpixel_fallback=output / "superpixels")
+    if without_leaks:
+        complete, pairs = len(pairs), pairs.without_leaks()
+        logger.info("left out %d of %d pairs: copies of test images, second copies", complete - len(pairs), complete)
+    if validation is not None and config.data.holdout:
+        raise InputError(f"{validation}: config.data.holdout = {config.data.holdout} already names what to validate on")
     validation_pairs = None if validation is None else open_pairs(validation)
     resuming = checkpoints.has_checkpoint(output)
     if resuming:
@@ -105,7 +122,7 @@ def train(
 
     stop = _StopRequest()
     with _only_process(output), stop, checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer:
-        state = create_state(model, variables, optimizer, objective, config.accumulate)
+        state = create_state(model, variables, optimizer, objective, config.accumulate, config.average_decay)
         if resuming:
             run = checkpoints.read_run(checkpointer)
             if run["data"] != pairs.fingerprint:
@@ -117,6 +134,8 @@ def train(
             write_atomically(output / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
             logger.info("%s, %s parameters", describe(config.model), f"{_count(state.params):,}")
         pairs = pairs.subset(sorted(set(range(len(pairs))) - set(run["bad"])))
+        if config.data.holdout:
+            pairs, validation_pairs = _hold_out(pairs, config.data.holdout, config.seed)
         start = int(state.step)
         state = place_state(state, devices)
         step = pmap_step(devices)
@@ -129,16 +148,19 @@ def train(
             workers=config.loop.workers,
             flip=config.data.flip,
             rotate=config.data.rotate,
+            crop=config.data.crop,
+            jitter=config.data.jitter,
+            sizes=config.data.sizes,
             max_regions=objective.max_regions,
             shard=jax.process_index(),
             shards=jax.process_count(),
         )
         saved = start if resuming else None
         with batches, _Log(output, config, start, progress) as log:
-            for number in range(start, config.steps):
-                batch = next(batches)
-                names = [pairs.names[i] for i in batch.pop("index")]
-                state, metrics = step(state, _split(batch, len(jax.local_devices()), per_device))
+            placed = place_batches(batches, devices)
+            for number, (index, batch) in zip(range(start, config.steps), placed, strict=False):
+                names = [pairs.names[i] for i in index]
+                state, metrics = step(state, batch)
                 # The step runs on while the one before it is read: the loop never waits for what it just started.
                 log.metrics(number + 1, metrics, names)
                 done, stopping = number + 1, stop.requested
@@ -185,11 +207,10 @@ def _settings(kind: type[Settings], values: ConfigDict, key: str) -> Settings:
     return kind(**values)
 
 
-def _per_device_batch(config: ConfigDict, devices: int) -> int:
+def _check_batch(config: ConfigDict, devices: int) -> None:
     if config.batch_size % (devices * config.accumulate):
         parts = f"{devices} devices" + (f" × {config.accumulate} parts" if config.accumulate > 1 else "")
         raise InputError(f"config.batch_size: {config.batch_size} is not divisible by {parts}")
-    return config.batch_size // devices
 
 
 def _check_resumable(config: ConfigDict, output: Path) -> None:
@@ -262,8 +283,13 @@ def _bad_pairs(pairs: Pairs, skip_bad: bool, progress: bool) -> list[int]:
     return [index for index, _ in bad]
 
 
-def _split(batch: Mapping[str, np.ndarray], devices: int, per_device: int) -> dict[str, Any]:
-    return {key: value.reshape(devices, per_device, *value.shape[1:]) for key, value in batch.items()}
+def _hold_out(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
+    """All pairs but `count` drawn by the seed, and those, without superpixels."""
+    if count >= len(pairs):
+        raise InputError(f"config.data.holdout: {count} of {len(pairs)} pairs leaves none to train on")
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    held = dataclasses.replace(pairs.subset(sorted(order[:count])), superpixels=None)
+    return pairs.subset(sorted(order[count:])), held
 
 
 @contextlib.contextmanager
@@ -424,10 +450,10 @@ class _Log:
         if "validation/mae" in values:
             self.bar.write(f"step {step}: validation MAE {values['validation/mae']:.4f}")
 
-    def panel(self, step: int, state: TrainState, batch: Mapping[str, np.ndarray]) -> None:
-        """Adds a panel of the first images of a batch with their maps to TensorBoard."""
-        count = min(4, len(batch["image"]))
-        few = {key: value[:count] for key, value in batch.items()}
+    def panel(self, step: int, state: TrainState, batch: Mapping[str, Array]) -> None:
+        """Adds a panel of the first images of the first device's share of a batch, with their maps, to TensorBoard."""
+        few = {key: jnp.asarray(value.addressable_data(0)[0, :4]) for key, value in batch.items()}
+        few = jax.device_get(with_superpixels(few, state.objective))
         variables = jax.device_get(state.variables)
         maps = _predict_all(without_device_axis(state.model), variables, jnp.asarray(few["image"]))
         self.writer.add_image("maps", panel(few, maps), step, dataformats="HWC")

@@ -18,6 +18,7 @@ from purinet_jax.layers import (
     PReLU,
     Upsample,
     bilinear_kernel,
+    bilinear_upsampling,
     convolution,
     depthwise_convolution,
     max_pool,
@@ -427,3 +428,40 @@ def test_cbp_keeps_float32_parameters_and_statistics_in_bfloat16() -> None:
     y, variables = abstract_init(module, jnp.zeros((1, 4, 4, 2)), False)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("factor", [2, 4, 32])
+def test_bilinear_upsampling_equals_interpolation_pixel_by_pixel(factor: int) -> None:
+    x = normal(0, 2, 3, 5, 2)
+    actual = jax.jit(bilinear_upsampling, static_argnums=1)(x, factor)
+    assert actual.shape == (2, 3 * factor, 5 * factor, 2)
+    for row, column in np.ndindex(3 * factor, 5 * factor):
+        y = np.clip((row + 0.5) / factor - 0.5, 0, 2)
+        z = np.clip((column + 0.5) / factor - 0.5, 0, 4)
+        top, left = min(int(y), 1), min(int(z), 3)
+        weights = np.outer([1 - (y - top), y - top], [1 - (z - left), z - left])
+        expected = np.einsum("rc,brcf->bf", weights, x[:, top : top + 2, left : left + 2])
+        close(actual[:, row, column], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(6, 8, 1), (7, 5, 1), (6, 8, 2), (7, 5, 2), (6, 5, 2)])
+def test_depthwise_gradients_equal_the_grouped_convolutions(height: int, width: int, stride: int) -> None:
+    x, kernel = normal(0, 3, height, width, 4), normal(1, 3, 3, 4, 1)
+
+    def grouped(x: Any, kernel: Any, stride: int) -> Any:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel.reshape(3, 3, 1, 4),
+            (stride, stride),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=4,
+        )
+
+    gradient = normal(2, 3, -(-height // stride), -(-width // stride), 4)
+    results = [
+        output_and_gradients(lambda x, kernel, f=f: f(x, kernel, stride), gradient, x, kernel)
+        for f in (depthwise_convolution, grouped)
+    ]
+    for ours, expected in zip(*(jax.tree.leaves(result) for result in results), strict=True):
+        close(ours, expected, rtol=1e-4, atol=1e-4)

@@ -14,6 +14,7 @@ from purinet_jax.losses import (
     batch_mean,
     binary_cross_entropy,
     gaussian_window,
+    iou_loss,
     main_loss,
     purnet_losses,
     rectification_error_loss,
@@ -412,3 +413,19 @@ def test_total_loss_is_the_sum_of_all_terms_and_levels() -> None:
 def test_objective_errors_name_the_key(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Objective(**settings)
+
+
+def test_iou_loss_equals_its_definition_and_takes_empty_masks() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (3, 5, 4, 2)).astype(np.float32)
+    target = (rng.random((3, 5, 4, 1)) < 0.4).astype(np.float32)
+    target[2] = 0
+    p = 1 / (1 + np.exp(-logits))
+    both = (p * target).sum((1, 2))
+    expected = 1 - (both + 1) / (p.sum((1, 2)) + target.sum((1, 2)) - both + 1)
+    np.testing.assert_allclose(iou_loss(logits, target), expected.mean(0), rtol=1e-5)
+    valid = jnp.array([True, False, True])
+    np.testing.assert_allclose(iou_loss(logits, target, valid), expected[[0, 2]].mean(0), rtol=1e-5)
+    sure = 100 * (2 * target - 1)
+    np.testing.assert_allclose(iou_loss(sure, target), 0, atol=1e-6)
+    assert np.isfinite(jax.grad(lambda x: iou_loss(x, target).sum())(sure)).all()

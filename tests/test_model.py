@@ -301,7 +301,9 @@ def test_scaled_promotion_has_mean_one_and_the_same_parameters(
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-@pytest.mark.parametrize("settings", [{}, {"channels": 16, "attention": False, "scaled_promotion": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"channels": 16, "attention": False, "scaled_promotion": True, "light": True}]
+)
 def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, Any]) -> None:
     model = build_model({"backbone": name, **settings})
     config = model_config(model)
@@ -310,6 +312,7 @@ def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, A
         "channels": 128,
         "attention": True,
         "scaled_promotion": False,
+        "light": False,
         **settings,
     }
     assert build_model(config) == model
@@ -335,3 +338,16 @@ def test_build_model_defaults_to_the_released_network_and_leaves_its_argument() 
 def test_build_model_errors_name_the_key(config: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_model(config)
+
+
+def test_the_light_network_has_no_transposed_convolutions_and_shorter_branches(
+    variables: Any, images: np.ndarray
+) -> None:
+    light = SMALL.clone(light=True)
+    names = set(flat(abstract_variables(light)))
+    assert not any("transposed_kernel" in name for name in names)
+    assert not any("ea_pre_predict1_g/3" in name for name in names)
+    assert names < set(flat(variables))
+    maps = jax.jit(light.apply)(draw(abstract_variables(light)), images)
+    for kind in maps:
+        assert [x.shape for x in kind] == [(2, *SIZE, 1)] * 3

@@ -231,3 +231,13 @@ def test_config_errors_name_the_key(settings: dict[str, Any], message: str) -> N
 def test_a_run_of_no_steps_is_an_error() -> None:
     with pytest.raises(InputError, match=r"^steps: 0 "):
         make_optimizer(OptimizerConfig(), 0)
+
+
+def test_a_cosine_falls_from_the_rate_to_zero() -> None:
+    config = OptimizerConfig(rate=0.4, decay="cosine", decaying_groups=("backbone",))
+    schedule = learning_rate(config, 100, "backbone")
+    for step, factor in ((0, 1.0), (25, 0.5 + 0.5**1.5), (50, 0.5), (100, 0.0)):
+        assert float(schedule(step)) == pytest.approx(0.4 * factor, abs=1e-7)
+    assert float(learning_rate(config, 100, "purificatory")(60)) == pytest.approx(0.4)
+    with pytest.raises(InputError, match=r"optimizer\.decay: 'linear'"):
+        OptimizerConfig(decay="linear")  # type: ignore[arg-type]

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_sets import assert_holds, drawing, picture, write_set, zipped
 
+from purinet_jax.data import storage
 from purinet_jax.data.images import to_png
 from purinet_jax.data.pairs import check_pairs, images_in, open_pairs
+from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
 from purinet_jax.data.synthetic import write_synthetic
 from purinet_jax.errors import InputError
 
@@ -22,14 +25,6 @@ def fill(folder: Path, *names: str, array: np.ndarray = PIXELS) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_bytes(to_png(array))
-
-
-def zipped(folder: Path, path: Path) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                archive.write(file, file.relative_to(folder))
-    return path
 
 
 @pytest.fixture
@@ -104,6 +99,17 @@ def test_subset(data: Path) -> None:
         pairs.subset([6])
 
 
+def test_without_leaks(tmp_path: Path) -> None:
+    (copy,), (second, first), (lonely, _) = COPIES_OF_TEST_IMAGES, *list(TWINS.items())[:2]
+    write_set(tmp_path / "images", tmp_path / "masks", *sorted([copy, first, second, lonely, "other"]))
+    for path in (tmp_path, zipped(tmp_path, tmp_path / "set.zip")):
+        pairs = open_pairs(path)
+        kept = pairs.without_leaks()
+        assert kept.names == tuple(sorted([first, lonely, "other"]))  # what has no twin here is the only copy
+        assert kept.fingerprint != pairs.fingerprint
+        assert kept.without_leaks().names == kept.names
+
+
 def test_fingerprint_follows_names_and_sizes(data: Path) -> None:
     before = open_pairs(data).fingerprint
     file = data / "DUTS-TR/DUTS-TR-Mask/synthetic_00000.png"
@@ -111,26 +117,92 @@ def test_fingerprint_follows_names_and_sizes(data: Path) -> None:
     assert open_pairs(data).fingerprint != before
 
 
+IMAGE_FOLDERS = ("images", "Imgs", "image", "im", "img", "IMAGES", "DUTS-TR-Image", "DUT-OMRON-image", "Test-Image")
+MASK_FOLDERS = ("masks", "GT", "gt", "ground_truth_mask", "groundtruth", "ground truth", "Mask", "mask",
+                "pixelwiseGT-new-PNG", "DUTS-TR-Mask")  # fmt: skip
+
+
+@pytest.mark.parametrize("masks", MASK_FOLDERS)
+@pytest.mark.parametrize("images", IMAGE_FOLDERS)
+def test_folder_names(tmp_path: Path, images: str, masks: str) -> None:
+    depth = (len(images) + len(masks)) % 3  # one in three right here, one and two folders down
+    root = tmp_path / "set" / "/".join(["DUTS", "deeper"][:depth])
+    write_set(root / images, root / masks, "a", "b")
+    fill(root / "edges", "a.png")
+    (root / images / "Thumbs.db").touch()
+    fill(root / masks, "._a.png")
+    fill(tmp_path / "set" / "set.superpixels", "a.png", "b.png")
+    found = open_pairs(tmp_path / "set")
+    assert_holds(found, "a", "b")
+    in_zip = open_pairs(zipped(tmp_path / "set", tmp_path / "set.zip"))
+    assert_holds(in_zip, "a", "b")
+    assert in_zip.fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".jpeg", ".JPG", ".bmp"])
+@pytest.mark.parametrize("folder", ["", "Imgs", "ECSSD/all"])
+def test_images_and_masks_in_one_folder(tmp_path: Path, folder: str, kind: str) -> None:
+    root = tmp_path / "set" / folder
+    write_set(root, root, "0001", "0002", "0003", kind=kind)
+    for path in (tmp_path / "set", zipped(tmp_path / "set", tmp_path / "set.zip")):
+        assert_holds(open_pairs(path), "0001", "0002", "0003")
+    (root / "0002.png").unlink()
+    with pytest.raises(InputError, match=r"no mask in \S+ for 1 image: 0002"):
+        open_pairs(tmp_path / "set")
+
+
 @pytest.mark.parametrize(
     ("images", "masks"),
     [
-        ("Imgs", "GT"),
-        ("images", "ground_truth_mask"),
-        ("image", "groundtruth"),
-        ("im", "gt"),
-        ("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
-        ("Test-Image", "Test-Mask"),
-        ("IMAGES", "Masks"),
+        ("imgs/pascal", "masks/pascal"),
+        ("images/images", "ground_truth_mask/ground_truth_mask"),
+        ("DUT-OMRON-image/DUT-OMRON-image", "gt-pixelwise.zip/pixelwiseGT-new-PNG"),
+        ("images/test", "masks/test"),
+        ("one/images", "other/GT"),
     ],
 )
-def test_folder_names(tmp_path: Path, images: str, masks: str) -> None:
-    fill(tmp_path / images, "a.PNG", "b.jpeg")
-    fill(tmp_path / masks, "a.png", "b.bmp", array=PIXELS[..., 0])
-    fill(tmp_path / "edges", "a.png")
-    (tmp_path / images / "Thumbs.db").touch()
-    fill(tmp_path / masks, "._a.png")
-    assert open_pairs(tmp_path).names == ("a", "b")
-    assert len(open_pairs(zipped(tmp_path, tmp_path / "set.zip"))) == 2
+def test_folders_further_apart(tmp_path: Path, images: str, masks: str) -> None:
+    write_set(tmp_path / "set" / images, tmp_path / "set" / masks, "1", "2")
+    fill(tmp_path / "set" / "imgs" / "judd", "x.png")
+    for path in (tmp_path / "set", zipped(tmp_path / "set", tmp_path / "set.zip")):
+        assert_holds(open_pairs(path), "1", "2")
+
+
+@pytest.mark.parametrize(("images", "masks"), [("a", "b"), ("b", "a"), ("sources", "labels"), ("images", "labels")])
+def test_folders_whose_names_say_nothing(tmp_path: Path, images: str, masks: str) -> None:
+    write_set(tmp_path / "set" / images, tmp_path / "set" / masks, "1", "2", kind=".png")
+    for path in (tmp_path / "set", zipped(tmp_path / "set", tmp_path / "set.zip")):
+        assert_holds(open_pairs(path), "1", "2")
+    # Two folders of photographs are not a data set, nor are two of masks.
+    for array in (picture(0), drawing(0)):
+        fill(tmp_path / "other" / "a", "1.png", "2.png", array=array)
+        fill(tmp_path / "other" / "b", "1.png", "2.png", array=array)
+        with pytest.raises(InputError, match="no folder of images"):
+            open_pairs(tmp_path / "other")
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 60, 120, 180, 240)])
+def test_masks_of_other_values_are_recognised(tmp_path: Path, values: tuple[int, ...]) -> None:
+    mask = np.array(values, np.uint8)[np.random.default_rng(0).integers(0, len(values), (24, 32))]
+    fill(tmp_path / "first", "1.png", "2.png", array=mask)
+    fill(tmp_path / "second", "1.png", "2.png", array=picture(0))
+    (tmp_path / "second" / "1.png").write_bytes(b"damaged")
+    assert open_pairs(tmp_path).masks == ("first/1.png", "first/2.png")
+
+
+def test_other_folders_do_not_hide_one_that_is_named(tmp_path: Path) -> None:
+    write_set(tmp_path / "images", tmp_path / "masks", "1", "2")
+    write_set(tmp_path / "more" / "panels", tmp_path / "more" / "panels", "1", "2")
+    write_set(tmp_path / "some" / "left", tmp_path / "some" / "right", "1", "2")
+    assert open_pairs(tmp_path).images == ("images/1.jpg", "images/2.jpg")
+
+
+def test_a_whole_disk_is_not_walked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_FOLDER_LIMIT", 3)
+    with pytest.raises(InputError, match="holds more than 3 folders"):
+        open_pairs(data)
+    monkeypatch.setattr(storage, "_FOLDER_LIMIT", 4)
+    assert len(open_pairs(data)) == 6
 
 
 def test_zip_from_a_mac(data: Path, tmp_path: Path) -> None:
@@ -241,6 +313,15 @@ def test_check_finds_all_that_is_bad(data: Path, tmp_path: Path) -> None:
 def test_check_shows_progress(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_pairs(open_pairs(data))
     assert "6/6" in capsys.readouterr().err
+
+
+def test_images_in_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read everything
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be read: Permission denied"):
+        images_in(tmp_path)
 
 
 def test_images_in(tmp_path: Path) -> None:

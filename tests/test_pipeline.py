@@ -7,11 +7,21 @@ import time
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from purinet_jax.data.augment import augment, resize_image, resize_labels, rotate_image, rotate_labels
+from purinet_jax.data.augment import (
+    augment,
+    jitter_colours,
+    random_crop,
+    resize_image,
+    resize_labels,
+    sample_image,
+    sample_labels,
+    sampling,
+)
 from purinet_jax.data.pairs import Pairs, open_pairs
 from purinet_jax.data.pipeline import Batch, Batches, evaluation_batches, training_batches
 from purinet_jax.data.synthetic import draw_example, write_synthetic
@@ -57,19 +67,32 @@ def test_resizing() -> None:
     assert resize_image(np.zeros((5, 6, 3), np.uint8), 7, 9).shape == (7, 9, 3)
 
 
-def test_quarter_turns_are_exact() -> None:
+def test_sampling_quarter_turns_and_mirroring_is_exact() -> None:
     values = np.arange(81, dtype=np.int32).reshape(9, 9)
-    np.testing.assert_array_equal(rotate_labels(values, 90), np.rot90(values))
     image = np.repeat(values.astype(np.uint8)[..., None], 3, axis=2)
-    np.testing.assert_array_equal(rotate_image(image, 90), np.rot90(image))
+    for mirrored, source in ((False, values), (True, values[:, ::-1])):
+        matrix = sampling(9, 9, 9, mirrored, 90)
+        np.testing.assert_array_equal(sample_labels(values, matrix, 9), np.rot90(source))
+        np.testing.assert_array_equal(sample_image(image, matrix, 9)[..., 1], np.rot90(source))
+
+
+def test_sampling_squashes_as_resizing_does() -> None:
+    labels = np.random.default_rng(0).integers(0, 9, (20, 30)).astype(np.int32)
+    np.testing.assert_array_equal(
+        sample_labels(labels, sampling(20, 30, 56, False, 0), 56), resize_labels(labels, 56, 56)
+    )
+    smooth = (np.add.outer(np.arange(20) * 4, np.arange(30) * 5)).astype(np.uint8)[..., None].repeat(3, 2)
+    difference = sample_image(smooth, sampling(20, 30, 56, False, 0), 56).astype(int) - resize_image(smooth, 56, 56)
+    assert np.abs(difference[2:-2, 2:-2]).max() <= 1  # at the rim zeros are filled in
 
 
 def test_turning_fills_in_zeros_and_invents_no_labels() -> None:
     labels = np.where(np.arange(40)[:, None] < 20, 5, 9).astype(np.int32).repeat(40, 1)
-    turned = rotate_labels(labels, 10)
+    matrix = sampling(40, 40, 60, False, 10)
+    turned = sample_labels(labels, matrix, 60)
     assert set(np.unique(turned)) == {0, 5, 9}
     assert turned[0, 0] == turned[-1, -1] == 0
-    assert rotate_image(np.full((40, 40, 3), 200, np.uint8), 10)[0, 0].tolist() == [0, 0, 0]
+    assert sample_image(np.full((40, 40, 3), 200, np.uint8), matrix, 60)[0, 0].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -95,6 +118,73 @@ def test_augmentation_settings() -> None:
     np.testing.assert_array_equal(mirrored[1], mask[:, ::-1])
     turned = augment(image, mask, None, size=32, generator=np.random.default_rng(0), flip=0)
     assert (turned[0] != image).any()
+
+
+def test_a_large_image_is_smoothed_before_it_is_turned() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))[..., None].repeat(3, 2)
+    mask = np.ones((256, 256), np.uint8)
+    image, *_ = augment(stripes, mask, None, size=64, generator=np.random.default_rng(0), flip=0)
+    inner = image[20:-20, 20:-20].astype(int)
+    assert inner.min() > 100
+    assert inner.max() < 155  # sampled without smoothing, stripes would come out black and white
+
+
+def test_crops_keep_their_share_and_vary() -> None:
+    generator = np.random.default_rng(0)
+    drawn = [random_crop(60, 90, 0.4, generator) for _ in range(500)]
+    shares, places = [], set()
+    for rows, columns in drawn:
+        assert 0 <= rows.start < rows.stop <= 60
+        assert 0 <= columns.start < columns.stop <= 90
+        shares.append((rows.stop - rows.start) * (columns.stop - columns.start) / 5400)
+        places.add((rows.start, columns.start))
+    assert 0.33 < min(shares) < 0.45
+    assert max(shares) > 0.95
+    assert len(places) > 200
+    assert random_crop(60, 90, 1.0, generator)[0].stop <= 60
+
+
+def test_jitter_changes_colours_within_its_bounds() -> None:
+    image, _ = draw_example(np.random.default_rng(0), (32, 32))
+    np.testing.assert_array_equal(jitter_colours(image, 0.0, np.random.default_rng(0)), image)
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    levels = {int(jitter_colours(grey, 0.2, np.random.default_rng(seed))[0, 0, 0]) for seed in range(50)}
+    assert min(levels) >= 79  # contrast and saturation leave an even grey as it is
+    assert max(levels) <= 121
+    assert max(levels) - min(levels) > 20
+    varied = [jitter_colours(image, 0.5, np.random.default_rng(seed)).std() for seed in range(20)]
+    assert max(varied) > 1.2 * min(varied)
+
+
+def test_crops_and_jitter_leave_the_parts_together(pairs: Pairs) -> None:
+    _, mask = draw_example(np.random.default_rng(1), (90, 120))
+    image = np.repeat(mask[..., None] * np.uint8(200) + np.uint8(20), 3, axis=2)
+    plain = augment(image, mask, mask.astype(np.int32), size=96, generator=np.random.default_rng(3))
+    image, mask, superpixels = augment(
+        image, mask, mask.astype(np.int32), size=96, generator=np.random.default_rng(3), crop=0.3, jitter=0.3
+    )
+    assert superpixels is not None
+    np.testing.assert_array_equal(superpixels, mask)
+    middle = (int(image.max()) + 20) // 2
+    assert ((image[..., 0] >= middle) == mask).mean() > 0.98
+    assert (plain[1] != mask).any()
+
+
+def test_each_batch_has_one_of_the_sizes_for_any_reader(pairs: Pairs) -> None:
+    settings = {"batch_size": 2, "size": 16, "sizes": (16, 24, 32), "seed": 3, "crop": 0.5, "jitter": 0.2}
+    whole = take(training_batches(pairs, **settings), 12)
+    sides = [batch["image"].shape[1] for batch in whole]
+    assert set(sides) == {16, 24, 32}
+    assert all(
+        batch["superpixels"].shape[1] == batch["mask"].shape[2] == side
+        for batch, side in zip(whole, sides, strict=True)
+    )
+    assert equal(take(training_batches(pairs, **settings, start=5, workers=2), 7), whole[5:])
+    shares = [
+        take(training_batches(pairs, **settings | {"batch_size": 1}, shard=shard, shards=2), 12) for shard in range(2)
+    ]
+    for share in shares:
+        assert [batch["image"].shape[1] for batch in share] == sides
 
 
 def test_training_batch(pairs: Pairs) -> None:
@@ -211,10 +301,13 @@ def test_labels_beyond_the_bound_are_refused(pairs: Pairs) -> None:
         {"size": 0},
         {"workers": -1},
         {"prefetch": 0},
+        {"crop": 0},
+        {"jitter": 1.5},
+        {"sizes": (8, 0)},
     ],
 )
-def test_settings_out_of_range(pairs: Pairs, wrong: dict[str, int]) -> None:
-    with pytest.raises(InputError, match=next(iter(wrong))):
+def test_settings_out_of_range(pairs: Pairs, wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong)).removesuffix("s")):
         training_batches(pairs, **({"batch_size": 1, "size": 8, "seed": 0} | wrong))
 
 

@@ -1,5 +1,6 @@
 """The train step over devices, in parts, in half precision, and lowered for machines that are not here."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +14,17 @@ from tiny import tiny_batch, tiny_model, tiny_state
 from purinet_jax.losses import Objective
 from purinet_jax.model import build_model
 from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import AXIS, TrainState, create_state, gradients, normalise, place_state, pmap_step, train_step
+from purinet_jax.step import (
+    AXIS,
+    TrainState,
+    create_state,
+    gradients,
+    normalise,
+    place_batches,
+    place_state,
+    pmap_step,
+    train_step,
+)
 
 STEPS = 3
 
@@ -199,3 +210,47 @@ def test_the_slow_path_would_be_seen() -> None:
 
     text = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 4, 8, 8)), jnp.ones((1, 10, 10, 8))).compile().as_text()
     assert "rhs_reversal" in text
+
+
+def test_the_average_follows_the_variables_and_is_what_predicts() -> None:
+    plain = tiny_state()
+    state = create_state(plain.model, plain.variables, plain.optimizer, plain.objective, average_decay=0.5)
+    step = jax.jit(train_step)
+    expected = plain.variables
+    for number in range(2):
+        state, _ = step(state, tiny_batch(number))
+        keep = min(0.5, (1 + number) / (10 + number))
+        now = {"params": state.params, "batch_stats": state.batch_stats}
+        expected = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, expected, now)
+    assert_close(state.variables, expected, 1e-5)
+    with pytest.raises(AssertionError):
+        assert_close(state.variables, now, 1e-5)
+
+
+def test_batches_are_placed_ahead_and_in_order() -> None:
+    taken: list[int] = []
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        for number in range(5):
+            taken.append(number)
+            yield {"index": np.full(8, number, np.int32), **tiny_batch(number)}
+
+    placed = place_batches(batches())
+    index, batch = next(placed)
+    assert taken == [0, 1, 2]  # one in use, two on their way
+    assert index.tolist() == [0] * 8
+    rest = [int(index[0]) for index, _ in placed]
+    assert rest == [1, 2, 3, 4]
+    assert batch.keys() == {"image", "mask", "superpixels"}
+    for name, value in tiny_batch(0).items():
+        assert batch[name].shape == (4, 2, *value.shape[1:])
+        assert len(batch[name].sharding.device_set) == 4
+        np.testing.assert_array_equal(np.asarray(batch[name]).reshape(value.shape), value)
+
+
+def test_a_placed_batch_trains_as_the_batch_itself(one_device: TrainState) -> None:
+    state, step = place_state(tiny_state(AXIS)), pmap_step()
+    batches = ({"index": np.arange(8, dtype=np.int32), **tiny_batch(number)} for number in range(STEPS))
+    for _, batch in place_batches(batches):
+        state, _ = step(state, batch)
+    assert_close(state.variables, one_device.variables, 1e-5)

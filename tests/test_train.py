@@ -18,7 +18,7 @@ from tiny import TinyExtractor
 
 from purinet_jax import checkpoints, model, train
 from purinet_jax.cli import load_config
-from purinet_jax.data import write_synthetic
+from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.layers import bilinear_kernel
 
@@ -282,3 +282,19 @@ def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path
     (tmp_path / "checkpoints" / "3" / "state").mkdir(parents=True)
     with pytest.raises(InputError, match="3: not a readable checkpoint"):
         checkpoints.load_weights(tmp_path / "checkpoints" / "3")
+
+
+def test_held_out_pairs_are_validated_on_and_not_trained_on(data: Path, tmp_path: Path) -> None:
+    pairs = open_pairs(data)
+    rest, held = train._hold_out(pairs, 4, seed=3)
+    assert len(rest) == 8
+    assert len(held) == 4
+    assert sorted(rest.names + held.names) == list(pairs.names)
+    assert train._hold_out(pairs, 4, seed=3)[1].names == held.names
+    assert train._hold_out(pairs, 4, seed=4)[1].names != held.names
+    with pytest.raises(InputError, match="leaves none"):
+        train._hold_out(pairs, 12, seed=0)
+    config = tiny_config(**{"data.holdout": 4})
+    with pytest.raises(InputError, match=r"config\.data\.holdout = 4"):
+        train.train(config, data, tmp_path / "run", validation=data)
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,6 @@
 """Data sets: reading and writing image files, pairs of image and mask, augmentation, batches."""
 
-from purinet_jax.data.augment import augment, resize_image, resize_labels, rotate_image, rotate_labels
+from purinet_jax.data.augment import augment, resize_image, resize_labels
 from purinet_jax.data.images import check_image, read_mask, read_rgb, to_png, write_atomically
 from purinet_jax.data.pairs import Example, Pairs, check_pairs, images_in, open_pairs
 from purinet_jax.data.pipeline import Batch, Batches, evaluation_batches, training_batches
@@ -21,8 +21,6 @@ __all__ = [
     "read_rgb",
     "resize_image",
     "resize_labels",
-    "rotate_image",
-    "rotate_labels",
     "to_png",
     "training_batches",
     "write_atomically",

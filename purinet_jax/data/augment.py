@@ -1,6 +1,10 @@
-"""The released augmentation, as plain functions on NumPy arrays: squash to a square, mirror, turn by a few
-degrees, always image, mask and superpixels together. Images stay uint8; the device normalises them.
+"""Augmentation as plain functions on NumPy arrays, always of image, mask and superpixels together: the
+released one (squash to a square, mirror, turn by a few degrees) and, for better recipes, random crops and
+colour jitter. Images stay uint8; the device normalises them.
 """
+
+import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,32 +45,89 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def rotate_image(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turns an image about its centre, bilinearly, zeros filled in.
+def sampling(height: int, width: int, size: int, mirrored: bool, degrees: float) -> np.ndarray:
+    """Where the pixels of a turned, perhaps mirrored square come from in the image that is squashed to it.
 
     Args:
-      image: uint8 [height, width, channels].
-      degrees: counter-clockwise.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      size: side of the square, pixels.
+      mirrored: whether the square is mirrored left to right before it is turned.
+      degrees: the angle it is turned by about its centre, counter-clockwise.
 
     Returns:
-      uint8 [height, width, channels].
+      float64 [2, 3]: a pixel (column, row, 1) of the square → a pixel (column, row) of the image.
     """
-    return _rotate(image, degrees, cv2.INTER_LINEAR)
+    middle = (size - 1) / 2
+    turn_back = np.vstack([cv2.getRotationMatrix2D((middle, middle), -degrees, 1.0), [0, 0, 1]])
+    x, y = width / size, height / size
+    mirror, start = (-1, size - 0.5) if mirrored else (1, 0.5)
+    squash = np.array([[mirror * x, 0, start * x - 0.5], [0, y, 0.5 * y - 0.5]])
+    return squash @ turn_back
 
 
-def rotate_labels(labels: np.ndarray, degrees: float) -> np.ndarray:
-    """Turns a mask or superpixels about the centre, nearest label, zeros filled in.
+def sample_image(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Takes a square from an image, bilinearly, zeros filled in from outside; see `sampling`.
+
+    uint8 [height, width, channels] → uint8 [size, size, channels].
+    """
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def sample_labels(labels: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Takes a square from a mask or superpixels, each pixel the nearest label; see `sampling`.
+
+    uint8 or int32 [height, width] → [size, size], of the same dtype. What comes from outside is 0: ground in a mask,
+    region 0 in superpixels.
+    """
+    # OpenCV rounds ties differently for bytes and for wider numbers, but mask and superpixels must agree. 16 bits are
+    # sampled in half of the time that 32 take, to the same pixels.
+    small = labels.dtype == np.uint8 or labels.max() < 2**15
+    wide: np.ndarray[Any, Any] = labels.astype(np.int16 if small else np.int32, copy=False)
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(wide, matrix, (size, size), flags=flags).astype(labels.dtype)
+
+
+def random_crop(height: int, width: int, least: float, generator: np.random.Generator) -> tuple[slice, slice]:
+    """Draws the part of an image that a random resized crop keeps (Szegedy et al. 2015).
 
     Args:
-      labels: uint8 or int32 [height, width].
-      degrees: counter-clockwise.
+      height: of the image, pixels.
+      width: of the image, pixels.
+      least: the part's share of the area is uniform between this and 1; its aspect ratio, relative to the
+        image's, is log-uniform between 3/4 and 4/3, as far as it fits.
+      generator: draws four numbers.
 
     Returns:
-      [height, width], of the same dtype. What comes from outside the frame is 0: ground in a mask, region 0
-      in superpixels.
+      Rows and columns.
     """
-    # OpenCV rounds ties differently for bytes and for wider numbers, but mask and superpixels must agree.
-    return _rotate(labels.astype(np.int32, copy=False), degrees, cv2.INTER_NEAREST).astype(labels.dtype)
+    area, ratio, top, left = generator.random(4)
+    area = least + (1 - least) * area
+    stretch = (4 / 3) ** (ratio - 0.5)  # of the height; the width shrinks by as much
+    rows = min(max(round(height * min(1.0, math.sqrt(area) * stretch)), 1), height)
+    columns = min(max(round(width * min(1.0, math.sqrt(area) / stretch)), 1), width)
+    first_row, first_column = int(top * (height - rows + 1)), int(left * (width - columns + 1))
+    return slice(first_row, first_row + rows), slice(first_column, first_column + columns)
+
+
+def jitter_colours(image: np.ndarray, most: float, generator: np.random.Generator) -> np.ndarray:
+    """Changes brightness, contrast and saturation, in this order, each by a random factor.
+
+    Args:
+      image: uint8 [height, width, 3].
+      most: the factors are uniform between 1 − most and 1 + most; 0 to 1.
+      generator: draws three numbers.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    brightness, contrast, saturation = 1 + most * generator.uniform(-1, 1, 3)
+    # Brightness and contrast (about the mean grey) are one straight line of the value.
+    middle = brightness * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()
+    table = contrast * brightness * np.arange(256) + (1 - contrast) * middle
+    image = cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
 
 
 def augment(
@@ -78,36 +139,44 @@ def augment(
     generator: np.random.Generator,
     flip: float = 0.5,
     rotate: float = 10.0,
+    crop: float = 1.0,
+    jitter: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Resizes, perhaps mirrors, and turns one example, all its parts alike.
+    """Crops, resizes, perhaps mirrors, and turns one example, all its parts alike, and jitters the colours.
 
     Args:
       image: uint8 [height, width, 3].
       mask: uint8 [height, width], 0 or 1.
       superpixels: int32 [height, width], or None.
       size: side of the result, pixels.
-      generator: draws two numbers, whatever the settings.
+      generator: draws two numbers for mirroring and angle, then those of a crop and of a jitter.
       flip: probability of mirroring left to right, 0 to 1.
       rotate: the angle is uniform between minus and plus this many degrees.
+      crop: the least share of the area that a random crop keeps; 1 keeps all.
+      jitter: the most that brightness, contrast and saturation change; 0 changes nothing.
 
     Returns:
       Image uint8 [size, size, 3], mask uint8 [size, size], superpixels int32 [size, size] or None.
     """
     mirrored = generator.random() < flip
     degrees = generator.uniform(-1.0, 1.0) * rotate
-    image = resize_image(image, size, size)
-    parts = [resize_labels(part, size, size) for part in (mask, superpixels) if part is not None]
-    if mirrored:
-        image, *parts = (np.ascontiguousarray(part[:, ::-1]) for part in (image, *parts))
-    if degrees != 0:
-        image = rotate_image(image, degrees)
-        parts = [rotate_labels(part, degrees) for part in parts]
+    parts = [part for part in (mask, superpixels) if part is not None]
+    if crop < 1:
+        rows, columns = random_crop(mask.shape[0], mask.shape[1], crop, generator)
+        image, *parts = (part[rows, columns] for part in (image, *parts))
+    if jitter > 0:
+        image = jitter_colours(np.ascontiguousarray(image), jitter, generator)
+    if degrees == 0:
+        image = resize_image(image, size, size)
+        parts = [resize_labels(part, size, size) for part in parts]
+        if mirrored:
+            image, *parts = (np.ascontiguousarray(part[:, ::-1]) for part in (image, *parts))
+    else:
+        # Everything is sampled once. Only where the image shrinks must it be smoothed first.
+        matrix = sampling(parts[0].shape[0], parts[0].shape[1], size, mirrored, degrees)
+        parts = [sample_labels(part, matrix, size) for part in parts]
+        if max(image.shape[:2]) > size:
+            image = resize_image(image, size, size)
+            matrix = sampling(size, size, size, mirrored, degrees)
+        image = sample_image(image, matrix, size)
     return image, parts[0], (parts[1] if superpixels is not None else None)
-
-
-def _rotate(array: np.ndarray, degrees: float, interpolation: int) -> np.ndarray:
-    height, width = array.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    return cv2.warpAffine(
-        array, matrix, (width, height), flags=interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=0
-    )

@@ -80,7 +80,7 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
             raise _unusable(name, "its pixels are floating-point numbers of unknown range")
         if "transparency" in image.info or image.mode == "PA":
             image = image.convert("RGBA")  # straight to RGB, Pillow warns and paints transparency in
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except InputError:
         raise
     except Exception as error:

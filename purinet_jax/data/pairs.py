@@ -1,31 +1,32 @@
-"""Data sets of images and their masks, read one pair at a time from a folder or straight from a zip. What is
-wrong with a data set is said when it is opened, as far as names can tell, and by `check_pairs`, which decodes
-every file.
+"""Data sets of images and their masks, read one pair at a time: from a folder, straight from a zip, or from a set
+that `purinet prepare` wrote. What is wrong with a data set is said when it is opened, as far as names can tell, and
+by `check_pairs`, which decodes every file.
 """
 
 import hashlib
 import operator
 import os
-import re
-import threading
-import zipfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NotRequired, Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
 from purinet_jax.data.images import EXTENSIONS, check_image, read_mask, read_rgb
+from purinet_jax.data.layouts import Layout, Member, find_layouts
+from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
+from purinet_jax.data.storage import (
+    Folder,
+    Prepared,
+    PreparedSuperpixels,
+    Storage,
+    Zip,
+    prepared_folder,
+    prepared_metadata,
+)
 from purinet_jax.errors import InputError
-
-# Compared without case and separators, from the end: "DUTS-TR-Image", "Imgs", "ground_truth_mask", "GT".
-# DUT-OMRON's own name for its masks fits no rule.
-_IMAGE_FOLDERS = ("image", "images", "img", "imgs")
-_MASK_FOLDERS = ("mask", "masks", "gt", "gts", "groundtruth", "pixelwisegtnewpng")
-
-_MEMBER_LIMIT = 1 << 30  # bytes; no image of permitted size comes near, and a zip can claim anything
 
 
 class Example(TypedDict):
@@ -50,110 +51,18 @@ class SuperpixelSource(Protocol):
         ...
 
 
-class _Storage(Protocol):
-    path: Path
-
-    def members(self) -> list[tuple[str, int]]:
-        """Paths inside, with forward slashes, and sizes in bytes."""
-        ...
-
-    def read(self, member: str) -> bytes: ...
-
-
-class _Folder:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def members(self) -> list[tuple[str, int]]:
-        # Two levels of folders, so that a slip such as opening a home folder does not walk a whole disk.
-        found: list[tuple[str, int]] = []
-        try:
-            for outer in _subfolders(self.path):
-                if _kind(outer):
-                    found += self._files(outer)
-                else:
-                    for inner in _subfolders(self.path / outer):
-                        if _kind(inner):
-                            found += self._files(f"{outer}/{inner}")
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-        return found
-
-    def _files(self, folder: str) -> list[tuple[str, int]]:
-        with os.scandir(self.path / folder) as entries:
-            return [(f"{folder}/{entry.name}", entry.stat().st_size) for entry in entries if entry.is_file()]
-
-    def read(self, member: str) -> bytes:
-        try:
-            return (self.path / member).read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}/{member}: cannot be read: {error.strerror or error}") from error
-
-
-class _Zip:
-    """A zip file, opened when first read from, once per process: its handle goes into no worker process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = threading.Lock()
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
-    def _archive(self) -> zipfile.ZipFile:
-        with self._lock:
-            if self._opened is None or self._opened[0] != os.getpid():
-                try:
-                    self._opened = os.getpid(), zipfile.ZipFile(self.path)
-                except zipfile.BadZipFile as error:
-                    raise InputError(f"{self.path}: not a zip file, or a damaged one: {error}") from error
-                except OSError as error:
-                    raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-            return self._opened[1]
-
-    def members(self) -> list[tuple[str, int]]:
-        found = []
-        for member in self._archive().infolist():
-            # Nothing is ever unpacked to a path; but a zip with such names was made to harm, and is not
-            # trusted.
-            raw = member.orig_filename
-            if "\\" in raw or raw.startswith("/") or re.match("[A-Za-z]:", raw) or ".." in raw.split("/"):
-                raise InputError(f"{self.path}: the member {raw!r} leaves the folder")
-            if member.is_dir():
-                continue
-            if member.flag_bits & 1:
-                raise InputError(f"{self.path}: the member {raw!r} is encrypted")
-            found.append((member.filename, member.file_size))
-        return found
-
-    def read(self, member: str) -> bytes:
-        archive = self._archive()
-        try:
-            information = archive.getinfo(member)
-            if information.file_size > _MEMBER_LIMIT:
-                raise InputError(f"{self.path}/{member}: unpacks to {information.file_size:,} bytes")
-            return archive.read(information)
-        except InputError:
-            raise
-        except Exception as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
-            raise InputError(f"{self.path}/{member}: damaged in the zip: {error}") from error
-
-
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Images and masks by index, as `open_pairs` found them. Can be pickled; a worker process opens its own
-    zip.
+    files.
 
-    `names` are the files' names without endings, sorted.
+    `names` are the files' names without endings, sorted. `images` and `masks` are their paths inside `storage`.
+    `sizes` are those of the files of image and mask, bytes.
     """
 
     path: Path
     names: tuple[str, ...]
-    storage: _Storage
+    storage: Storage
     images: tuple[str, ...]
     masks: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
@@ -180,7 +89,7 @@ class Pairs:
             raise IndexError(f"index {index} of {len(self)} pairs")
         image = read_rgb(self.storage.read(self.images[index]), self.image_path(index))
         mask = read_mask(self.storage.read(self.masks[index]), self.mask_path(index))
-        self._check_sizes(index, image.shape[:2], mask.shape)
+        self.check_sizes(index, image.shape[:2], mask.shape)
         example: Example = {"image": image, "mask": mask, "index": index}
         if self.superpixels is not None:
             example["superpixels"] = self.superpixels.get(self.names[index], image)
@@ -197,7 +106,7 @@ class Pairs:
     @property
     def fingerprint(self) -> str:
         """SHA-256, in hex, over names and file sizes: another one means another data set. The same for a
-        folder and for a zip of it."""
+        folder, for a zip of it, and for the set prepared from it."""
         digest = hashlib.sha256()
         for name, (image, mask) in zip(self.names, self.sizes, strict=True):
             digest.update(f"{name}\0{image}\0{mask}\n".encode("utf-8", "surrogateescape"))
@@ -221,6 +130,16 @@ class Pairs:
             sizes=tuple(self.sizes[index] for index in kept),
         )
 
+    def without_leaks(self) -> "Pairs":
+        """The pairs without the training copies of test images and without the second copy of each image that
+        stands twice (`purinet_jax.data.sets`), found by their names."""
+        present = set(self.names)
+        return self.subset(
+            index
+            for index, name in enumerate(self.names)
+            if name not in COPIES_OF_TEST_IMAGES and TWINS.get(name) not in present
+        )
+
     def check(self, index: int) -> None:
         """Parses the files of one pair, cheaper than reading them.
 
@@ -229,11 +148,12 @@ class Pairs:
         """
         image = check_image(self.storage.read(self.images[index]), self.image_path(index))
         mask = read_mask(self.storage.read(self.masks[index]), self.mask_path(index)).shape
-        self._check_sizes(index, image, mask)
+        self.check_sizes(index, image, mask)
         if self.superpixels is not None:
             self.superpixels.check(self.names[index], *image)
 
-    def _check_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> None:
+    def check_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> None:
+        """Compares height and width of a pair's image and mask. Raises InputError if they differ."""
         if tuple(image) != tuple(mask):
             raise InputError(
                 f"{self.image_path(index)}: the image has {image[1]}×{image[0]} pixels, "
@@ -247,15 +167,18 @@ def open_pairs(
     superpixels: str | Path | None = None,
     superpixel_fallback: str | Path | None = None,
 ) -> Pairs:
-    """Opens a data set: a folder of images beside a folder of masks, paired by name.
+    """Opens a data set: images and masks, paired by name.
 
-    The two folders are recognised by their names, in any case: `…Image`, `images`, `Imgs`, `im` and `…Mask`,
-    `masks`, `GT`, `ground_truth`. They may lie one folder down.
+    The two are recognised by their folders' names, in any case: `…Image`, `images`, `Imgs`, `im` and `…Mask`,
+    `masks`, `GT`, `ground_truth`. The folders may lie a few levels down, side by side or further apart. Where names
+    say nothing, the files do: `0001.jpg` beside `0001.png`, or a folder of pictures in black and white beside another
+    one of the same file names.
 
     Args:
-      path: a folder, or a zip of it (read in place, not unpacked).
-      superpixels: "slic" to compute them, once, into `<path without .zip>.superpixels`; a folder of `.mat` or
-        `.png` files with the images' names; None for no superpixels.
+      path: a folder, a zip of it (read in place, not unpacked), or a set that `purinet prepare` wrote, as
+        `<output>/<name>:<split>`, where a set of one split needs no `:<split>`.
+      superpixels: "slic" to take those that a prepared set holds, or else to compute them, once, into `<path without
+        .zip>.superpixels`; a folder of `.mat` or `.png` files with the images' names; None for no superpixels.
       superpixel_fallback: a folder for computed superpixels where the one beside the data set is not
         writable.
 
@@ -263,29 +186,52 @@ def open_pairs(
       The pairs, sorted by name.
 
     Raises:
-      InputError: there is no such data set, it is empty, images and masks do not match, two files share a
+      InputError: there is no such data set or split, it is empty, images and masks do not match, two files share a
         name, a zip's member leaves the folder or is encrypted, or the superpixels have no place or are
         incomplete.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    storage: _Storage = _Folder(path) if path.is_dir() else _Zip(path)
-    by_folder: dict[PurePosixPath, list[tuple[str, int]]] = {}
-    for member, size in storage.members():
-        file = PurePosixPath(member)
-        hidden = any(part.startswith((".", "__MACOSX")) for part in file.parts)
-        if file.suffix.lower() in EXTENSIONS and not hidden:
-            by_folder.setdefault(file.parent, []).append((member, size))
-    image_folder, mask_folder = _find_folders(path, by_folder)
-    images = _by_stem(path, by_folder[image_folder])
-    masks = _by_stem(path, by_folder[mask_folder])
+    pairs = _open_prepared(path)
+    if pairs is None:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        storage = Folder(path) if path.is_dir() else Zip(path)
+        layouts = find_layouts(storage)
+        if not layouts:
+            raise InputError(
+                f"{path}: no folder of images beside a folder of masks, such as DUTS-TR-Image and DUTS-TR-Mask"
+            )
+        surest = [layout for layout in layouts if layout.evidence == layouts[0].evidence]
+        if len(surest) > 1:
+            raise InputError(f"{path}: more than one data set: {some([str(layout) for layout in surest], 'candidate')}")
+        pairs = pairs_of(path, storage, surest[0])
+    if superpixels is None:
+        return replace(pairs, superpixels=None)
+    if superpixels == "slic" and pairs.superpixels is not None:
+        return pairs
+    return replace(pairs, superpixels=superpixel_source(pairs, superpixels, superpixel_fallback))
+
+
+def pairs_of(path: Path, storage: Storage, layout: Layout) -> Pairs:
+    """Pairs the files of a layout by name.
+
+    Args:
+      path: what errors call the data set.
+      storage: where the files lie.
+      layout: one of those that `find_layouts` found there.
+
+    Returns:
+      The pairs, sorted by name.
+
+    Raises:
+      InputError: images and masks do not match, or two files share a name.
+    """
+    images, masks = _by_stem(path, layout.images), _by_stem(path, layout.masks)
     if lacking := sorted(images.keys() - masks.keys()):
-        raise InputError(f"{path}: no mask in {mask_folder} for {_some(lacking, 'image')}")
+        raise InputError(f"{path}: no mask in {layout.mask_folder} for {some(lacking, 'image')}")
     if lacking := sorted(masks.keys() - images.keys()):
-        raise InputError(f"{path}: no image in {image_folder} for {_some(lacking, 'mask')}")
+        raise InputError(f"{path}: no image in {layout.image_folder} for {some(lacking, 'mask')}")
     names = tuple(sorted(images))
-    source = None if superpixels is None else _superpixel_source(path, names, superpixels, superpixel_fallback)
     return Pairs(
         path=path,
         names=names,
@@ -293,8 +239,20 @@ def open_pairs(
         images=tuple(images[name][0] for name in names),
         masks=tuple(masks[name][0] for name in names),
         sizes=tuple((images[name][1], masks[name][1]) for name in names),
-        superpixels=source,
     )
+
+
+def superpixel_source(pairs: Pairs, superpixels: str | Path, fallback: str | Path | None = None) -> SuperpixelSource:
+    """Where a data set's superpixels come from, other than from itself; arguments and errors as of `open_pairs`."""
+    # Here, because that module reads and writes its files with this package, and imports it.
+    from purinet_jax.superpixels import SuperpixelCache, SuperpixelFolder, cache_folder
+
+    if superpixels == "slic":
+        return SuperpixelCache(cache_folder(pairs.path, fallback))
+    source = SuperpixelFolder(superpixels)
+    if lacking := source.missing(pairs.names):
+        raise InputError(f"{superpixels}: no superpixels for {some(lacking, 'image')}")
+    return source
 
 
 def check_pairs(pairs: Pairs, workers: int = 0, progress: bool = True) -> list[tuple[int, str]]:
@@ -338,16 +296,19 @@ def images_in(*paths: str | Path) -> list[Path]:
       The files in the order given, those of a folder sorted; each once.
 
     Raises:
-      InputError: a path does not exist, or a folder holds no image.
+      InputError: a path does not exist, or a folder cannot be read or holds no image.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-            )
+            try:
+                inside = sorted(
+                    file
+                    for file in path.iterdir()
+                    if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
+                )
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
             if not inside:
                 raise InputError(f"{path}: holds no images ({', '.join(EXTENSIONS)})")
             found += inside
@@ -360,56 +321,38 @@ def images_in(*paths: str | Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _superpixel_source(
-    path: Path, names: tuple[str, ...], superpixels: str | Path, fallback: str | Path | None
-) -> SuperpixelSource:
-    # Here, because that module reads and writes its files with this package, and imports it.
-    from purinet_jax.superpixels import SuperpixelCache, SuperpixelFolder, cache_folder
-
-    if superpixels == "slic":
-        return SuperpixelCache(cache_folder(path, fallback))
-    source = SuperpixelFolder(superpixels)
-    if lacking := source.missing(names):
-        raise InputError(f"{superpixels}: no superpixels for {_some(lacking, 'image')}")
-    return source
-
-
-def _subfolders(path: Path) -> list[str]:
-    with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _kind(folder: str) -> str | None:
-    """What a folder holds, by its name: "image", "mask", or None."""
-    plain = re.sub("[-_ .]", "", folder.lower())
-    if plain.endswith(_MASK_FOLDERS):
-        return "mask"
-    if plain == "im" or plain.endswith(_IMAGE_FOLDERS):
-        return "image"
-    return None
-
-
-def _find_folders(
-    path: Path, folders: dict[PurePosixPath, list[tuple[str, int]]]
-) -> tuple[PurePosixPath, PurePosixPath]:
-    """The one folder of images and the one folder of masks that lie side by side."""
-    beside: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
-    for folder in sorted(folders):
-        if kind := _kind(folder.name):
-            beside.setdefault(folder.parent, {"image": [], "mask": []})[kind].append(folder)
-    candidates = [(image, mask) for kinds in beside.values() for image in kinds["image"] for mask in kinds["mask"]]
-    if not candidates:
-        raise InputError(
-            f"{path}: no folder of images beside a folder of masks, such as DUTS-TR-Image and DUTS-TR-Mask"
-        )
-    if len(candidates) > 1:
-        listed = _some([f"{image} with {mask}" for image, mask in candidates], "candidate")
-        raise InputError(f"{path}: more than one data set: {listed}")
-    return candidates[0]
+def _open_prepared(path: Path) -> Pairs | None:
+    """A split of a prepared set, with the superpixels it holds; None if the path names no prepared set."""
+    place, split = path, ""
+    if not path.exists():
+        name, _, split = path.name.rpartition(":")
+        place = path.parent / name
+    folder = prepared_folder(place)
+    if folder is None:
+        return None
+    metadata = prepared_metadata(folder)
+    splits = sorted(metadata["splits"])
+    if not split and len(splits) == 1:
+        split = splits[0]
+    if split not in splits:
+        listed = " or ".join(f"{place}:{known}" for known in splits)
+        reason = f"has no split {split}" if split else f"has {len(splits)} splits"
+        raise InputError(f"{path}: {reason}: {listed}")
+    storage = Prepared(path, folder, split)
+    held = metadata["splits"][split]
+    return Pairs(
+        path=path,
+        names=tuple(held["names"]),
+        storage=storage,
+        images=tuple(f"image/{name}" for name in held["names"]),
+        masks=tuple(f"mask/{name}" for name in held["names"]),
+        sizes=tuple((image, mask) for image, mask in held["sizes"]),
+        superpixels=PreparedSuperpixels(storage) if metadata["superpixels"] != "none" else None,
+    )
 
 
-def _by_stem(path: Path, members: list[tuple[str, int]]) -> dict[str, tuple[str, int]]:
-    found: dict[str, tuple[str, int]] = {}
+def _by_stem(path: Path, members: Iterable[Member]) -> dict[str, Member]:
+    found: dict[str, Member] = {}
     for member, size in members:
         stem = PurePosixPath(member).stem
         if stem in found:
@@ -418,7 +361,7 @@ def _by_stem(path: Path, members: list[tuple[str, int]]) -> dict[str, tuple[str,
     return found
 
 
-def _some(names: list[str], what: str) -> str:
-    """The number of names and the first few of them."""
+def some(names: Sequence[str], what: str) -> str:
+    """The number of names and the first few of them, for an error."""
     listed = ", ".join(names[:3])
     return f"{len(names)} {what}{'s' if len(names) > 1 else ''}: {listed}{', …' if len(names) > 3 else ''}"

@@ -73,6 +73,9 @@ def training_batches(
     workers: int = 0,
     flip: float = 0.5,
     rotate: float = 10.0,
+    crop: float = 1.0,
+    jitter: float = 0.0,
+    sizes: Sequence[int] = (),
     max_regions: int | None = None,
     shard: int = 0,
     shards: int = 1,
@@ -89,6 +92,10 @@ def training_batches(
       workers: processes that read ahead; 0 for threads in this process.
       flip: probability of mirroring, 0 to 1.
       rotate: turns by up to this many degrees to either side.
+      crop: the least share of an image's area that a random crop keeps; 1 for no crops.
+      jitter: the most that brightness, contrast and saturation change, 0 to 1; 0 for no change.
+      sizes: sides of which each batch gets one, drawn by its number, in place of `size`; empty for `size`
+        always. Each is compiled for once.
       max_regions: superpixel labels must be below this; None for no bound.
       shard: which share of each global batch to read, 0 to `shards` - 1; on several hosts
         `jax.process_index()`.
@@ -112,13 +119,20 @@ def training_batches(
         raise InputError(f"start: must not be negative, not {start}")
     if not 0 <= shard < shards:
         raise InputError(f"shard: must be from 0 to {shards - 1}, not {shard}")
-    _check_common(pairs, batch_size, size, workers, prefetch)
-    _check_shared_memory(pairs, batch_size, size, workers, prefetch)
-    prepare = _Augmented(pairs, size, seed, flip, rotate, max_regions)
+    if not 0 < crop <= 1:
+        raise InputError(f"crop: must be above 0 and at most 1, not {crop}")
+    if not 0 <= jitter <= 1:
+        raise InputError(f"jitter: must be from 0 to 1, not {jitter}")
+    sizes = tuple(sizes) or (size,)
+    for side in sizes:
+        _check_common(pairs, batch_size, side, workers, prefetch)
+    _check_shared_memory(pairs, batch_size, max(sizes), workers, prefetch)
+    prepare = _Augmented(pairs, sizes, batch_size * shards, seed, flip, rotate, crop, jitter, max_regions)
     dataset = grain.MapDataset.source(pairs).seed(seed).shuffle().repeat().map_with_index(prepare)
     # Shares are cut from single examples, after every position has its randomness: no host's share depends on
     # how many there are.
-    dataset = dataset[shard::shards].batch(batch_size, drop_remainder=True, batch_fn=_stack)[start:]
+    # Grain's own stacking, in worker processes, writes straight into the memory that is shared.
+    dataset = dataset[shard::shards].batch(batch_size, drop_remainder=True)[start:]
     return _read_ahead(dataset, workers, prefetch)
 
 
@@ -162,23 +176,31 @@ class _Augmented:
     """What happens to one example of training; an object and not a closure, so that it can be pickled."""
 
     pairs: Pairs
-    size: int
+    sizes: tuple[int, ...]
+    global_batch: int
     seed: int
     flip: float
     rotate: float
+    crop: float
+    jitter: float
     max_regions: int | None
 
     def __call__(self, position: int, example: Example) -> Batch:
         epoch = position // len(self.pairs)
+        size = self.sizes[0]
+        if len(self.sizes) > 1:  # one for all examples of a batch, on every host
+            size = int(np.random.default_rng((self.seed, position // self.global_batch)).choice(self.sizes))
         _check_labels(self.pairs, example, self.max_regions)
         image, mask, superpixels = augment(
             example["image"],
             example["mask"],
             example.get("superpixels"),
-            size=self.size,
+            size=size,
             generator=np.random.default_rng((self.seed, epoch, example["index"])),
             flip=self.flip,
             rotate=self.rotate,
+            crop=self.crop,
+            jitter=self.jitter,
         )
         return _parts(example["index"], image, mask, superpixels)
 

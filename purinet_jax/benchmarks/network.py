@@ -6,19 +6,21 @@ convolutions is timed in turn with every run as a yardstick: the ratio to it hol
 
 import importlib.util
 import multiprocessing
-import os
-import platform
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
+from purinet_jax.losses import Objective
+
 YARDSTICK = "torch.nn.functional.conv2d, 3×3, 128→128, 80×80, batch 1, float32, 2 threads"
 
 
-def benchmark(*, backbone: str, channels: int, size: int, batch_size: int, dtype: str, repeats: int) -> dict[str, Any]:
+def benchmark_network(
+    *, backbone: str, channels: int, size: int, batch_size: int, dtype: str, repeats: int
+) -> dict[str, Any]:
     """Times the level-1 answer, all maps and one train step of the whole network (stage 3's losses, SGD).
 
     Args:
@@ -64,7 +66,10 @@ def _measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """One measurement, in a fresh process."""
     import jax
 
-    run = _train_step(settings) if name == "train_step" else _inference(settings, name == "all_maps_inference")
+    if name == "train_step":
+        run = repeatable_train_step(settings, Objective())
+    else:
+        run = _inference(settings, name == "all_maps_inference")
     start = time.perf_counter()
     run()
     compile_seconds = time.perf_counter() - start
@@ -73,22 +78,16 @@ def _measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     times, ratios, yardsticks = [], [], []
     for _ in range(settings["repeats"]):
         if yardstick is not None:
-            yardsticks.append(statistics.median(_milliseconds(yardstick) for _ in range(10)))
-        times.append(_milliseconds(run))
+            yardsticks.append(statistics.median(milliseconds(yardstick) for _ in range(10)))
+        times.append(milliseconds(run))
         if yardsticks:
             ratios.append(times[-1] / yardsticks[-1])
     result = {
         "median_ms": round(statistics.median(times), 2),
         "minimum_ms": round(min(times), 2),
         "compile_s": round(compile_seconds, 1),
-        **_peak_memory(jax.devices()[0]),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "device": jax.devices()[0].device_kind,
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-        },
+        **peak_memory(jax.devices()[0]),
+        "machine": {**describe_machine(), "device": jax.devices()[0].device_kind, "jax": jax.__version__},
     }
     if ratios:
         result |= {
@@ -96,12 +95,6 @@ def _measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
             "yardstick_ms": round(statistics.median(yardsticks), 2),
         }
     return result
-
-
-def _milliseconds(run: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1000
 
 
 def _variables(settings: dict[str, Any]) -> Any:
@@ -137,15 +130,21 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
     return run
 
 
-def _train_step(settings: dict[str, Any]) -> Callable[[], None]:
+def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Callable[[], None]:
+    """A call that takes one train step of the whole network (SGD) on random images, each from the state before.
+
+    Args:
+      settings: `backbone`, `channels`, `dtype`, `size` and `batch_size`, as `benchmark_network` takes them.
+      objective: the losses.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from purinet_jax.losses import Objective
     from purinet_jax.model import build_model
     from purinet_jax.optim import OptimizerConfig, make_optimizer
     from purinet_jax.step import AXIS, create_state, place_state, pmap_step
+    from purinet_jax.superpixels import grid_regions
 
     device = jax.devices()[:1]
     model = build_model(
@@ -153,17 +152,17 @@ def _train_step(settings: dict[str, Any]) -> Callable[[], None]:
         axis_name=AXIS,
         dtype=jnp.dtype(settings["dtype"]),
     )
-    state = create_state(model, _variables(settings), make_optimizer(OptimizerConfig(), 1000), Objective())
+    state = create_state(model, _variables(settings), make_optimizer(OptimizerConfig(), 1000), objective)
     state = place_state(state, device)
     step = pmap_step(device)
     count, size = settings["batch_size"], settings["size"]
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:size, :size] * 14 // size
     batch: Any = {
         "image": rng.integers(0, 256, (1, count, size, size, 3), np.uint8),
         "mask": rng.integers(0, 2, (1, count, size, size, 1), np.uint8),
-        "superpixels": np.broadcast_to(rows * 14 + columns, (1, count, size, size)).astype(np.int32),
     }
+    if objective.structural == "region" and objective.superpixels == "stored":
+        batch["superpixels"] = np.array(np.broadcast_to(grid_regions(size, size), (1, count, size, size)))
 
     def run() -> None:
         nonlocal state
@@ -187,22 +186,3 @@ def _yardstick() -> Callable[[], None] | None:
 
     run()
     return run
-
-
-def _peak_memory(device: Any) -> dict[str, int]:
-    """Peak memory of this process and, where it has its own, of the device, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"peak_memory_mib": peak // (1024 if sys.platform == "linux" else 1024**2)}
-    statistics_of_device = device.memory_stats()
-    if statistics_of_device and "peak_bytes_in_use" in statistics_of_device:
-        memory["peak_device_memory_mib"] = statistics_of_device["peak_bytes_in_use"] // 1024**2
-    return memory
-
-
-def _processor() -> str:
-    """The processor's name as Linux gives it."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

@@ -1,0 +1,49 @@
+"""PurNet-Lite: MobileNetV2 extractor, 32 channels, light decoder. The network whose weights come with the package.
+
+    purinet convert mobilenet_v2_imagenet.npz mobilenet.safetensors
+    purinet train --config configs/purnet_lite.py --data DUTS-TR.zip --init mobilenet.safetensors -o runs/lite
+
+The purificatory losses in the sound forms with a soft intersection over union, AdamW with a cosine, an average of the
+weights, crops and jitter. docs/training.md has the curve, time and scores.
+"""
+
+import purnet_resnet50_stage3
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Stage 3's network, made light, and a recipe for few epochs."""
+    config = purnet_resnet50_stage3.get_config()
+    config.model.backbone = "mobilenet_v2"
+    config.model.channels = 32
+    config.model.scaled_promotion = True
+    config.model.light = True
+    config.steps = 3300  # 5 epochs of 10,553
+    config.batch_size = 16
+    config.average_decay = 0.998
+    config.losses.released = False
+    config.losses.structural = "none"
+    config.losses.iou = True
+    config.optimizer.name = "adamw"
+    config.optimizer.rate = 2e-3
+    config.optimizer.group_rates = {
+        "backbone": 0.15,
+        "purificatory": 1.0,
+        "promotion": 1.0,
+        "rectification": 1.0,
+    }
+    config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
+    config.optimizer.decay = "cosine"
+    config.optimizer.warmup_steps = 200
+    config.optimizer.weight_decay = 1e-2
+    config.data.size = 160
+    config.data.rotate = 0.0
+    config.data.crop = 0.6
+    config.data.jitter = 0.2
+    config.data.holdout = 300
+    config.loop.workers = 1
+    config.loop.log_every = 20
+    config.loop.panel_every = 0
+    config.loop.checkpoint_every = 200
+    config.loop.validate_every = 600
+    return config

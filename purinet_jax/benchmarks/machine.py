@@ -1,0 +1,40 @@
+"""What all benchmarks share: a clock, peak memory, and the machine that the numbers belong to."""
+
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def milliseconds(run: Callable[[], Any]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1000
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, number of cores, and Python's version, as JSON values."""
+    return {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def peak_memory(device: Any = None) -> dict[str, int]:
+    """Peak memory of this process and, where a JAX device is given that has its own, of the device, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {"peak_memory_mib": peak // (1024 if sys.platform == "linux" else 1024**2)}
+    statistics_of_device = device.memory_stats() if device is not None else None
+    if statistics_of_device and "peak_bytes_in_use" in statistics_of_device:
+        memory["peak_device_memory_mib"] = statistics_of_device["peak_bytes_in_use"] // 1024**2
+    return memory
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,120 @@
+"""Finds the parts of a published data set in what a user has of it: one folder or zip, or a folder that holds the
+authors' archives or what was unpacked from them, perhaps beside other data sets.
+"""
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+from purinet_jax.data.layouts import Layout, find_layouts
+from purinet_jax.data.pairs import Pairs, pairs_of, some
+from purinet_jax.data.sets import SETS, SalientSet
+from purinet_jax.data.storage import Folder, Zip, zips_in
+from purinet_jax.errors import InputError
+
+_Candidate = TypeVar("_Candidate")
+
+_SPLIT_WORDS = {"train": ("tr", "train", "training"), "test": ("te", "test", "testing")}
+
+
+def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
+    """Finds a data set's splits.
+
+    Where there are several data sets, those are taken whose folder or zip is called as this one, or else those that
+    are not called as another one of the seven. What belongs to which split is told by names such as DUTS-TR, or else
+    by the number of pairs.
+
+    Args:
+      known: the data set to look for.
+      path: a folder or zip that `open_pairs` opens, or a folder with several such, a few levels down.
+
+    Returns:
+      The pairs of each split that was found, in the order of `known.counts`; at least one.
+
+    Raises:
+      InputError: nothing was found, or more than one candidate for a split, or one that belongs to none; as
+        `open_pairs`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    storage = _storage(known, path)
+    layouts = find_layouts(storage)
+    if not layouts:
+        raise InputError(f"{path}: holds no images with masks; {known.name} comes as {known.archives}")
+    ours = _ours(known, layouts, [_parts(layout) for layout in layouts])
+    if not ours:
+        listed = some([str(layout) for layout in layouts], "candidate")
+        raise InputError(f"{path}: holds other data sets than {known.name}: {listed}")
+    by_split: dict[str, list[tuple[Layout, Pairs]]] = {split: [] for split in known.counts}
+    for layout in ours:
+        split = _split_by_name(known, path, layout)
+        pairs = None
+        if split is None:
+            pairs = pairs_of(path, storage, layout)
+            split = _split_by_count(known, path, layout, len(pairs))
+        # One that is less surely a data set does not stand in the way of one that is.
+        if not by_split[split] or layout.evidence == by_split[split][0][0].evidence:
+            by_split[split].append((layout, pairs or pairs_of(path, storage, layout)))
+    return {split: _only(known, path, split, found) for split, found in by_split.items() if found}
+
+
+def _storage(known: SalientSet, path: Path) -> Folder | Zip:
+    if not path.is_dir():
+        return Zip(path)
+    zips = zips_in(path)
+    # Another data set's archive need not even be whole.
+    return Folder(path, tuple(_ours(known, zips, [Path(name).parts for name in zips])))
+
+
+def _parts(layout: Layout) -> tuple[str, ...]:
+    """Names of folders and zips on the way to images and masks."""
+    return layout.image_folder.parts + layout.mask_folder.parts
+
+
+def _ours(known: SalientSet, candidates: list[_Candidate], parts: list[tuple[str, ...]]) -> list[_Candidate]:
+    """Those that are called as this data set, or else those that are called as none."""
+    called = [_called(each) for each in parts]
+    ours = [candidate for candidate, keys in zip(candidates, called, strict=True) if known.key in keys]
+    return ours or [candidate for candidate, keys in zip(candidates, called, strict=True) if not keys]
+
+
+def _called(parts: tuple[str, ...]) -> set[str]:
+    """Keys of the data sets that the innermost telling name may mean."""
+    for part in reversed(parts):
+        names = (*_words(part), "".join(_words(part)))
+        if keys := {key for key, known in SETS.items() if any(name.startswith(known.words) for name in names)}:
+            return keys
+    return set()
+
+
+def _words(part: str) -> list[str]:
+    return re.findall("[a-z]+|[0-9]+", part.lower())
+
+
+def _split_by_name(known: SalientSet, path: Path, layout: Layout) -> str | None:
+    if len(known.counts) == 1:
+        return next(iter(known.counts))
+    for part in (*reversed(_parts(layout)), path.absolute().name):
+        splits = [split for split in known.counts if not set(_words(part)).isdisjoint(_SPLIT_WORDS[split])]
+        if len(splits) == 1:
+            return splits[0]
+    return None
+
+
+def _split_by_count(known: SalientSet, path: Path, layout: Layout, count: int) -> str:
+    for split, expected in known.counts.items():
+        if count == expected:
+            return split
+    raise InputError(
+        f"{path}: cannot tell to which part of {known.name} the {count:,} pairs in {layout} belong; "
+        "call the folder or zip train or test"
+    )
+
+
+def _only(known: SalientSet, path: Path, split: str, found: list[tuple[Layout, Pairs]]) -> Pairs:
+    """The one candidate, or the first of several that are equal, such as a zip beside what was unpacked from it."""
+    if len({pairs.fingerprint for _, pairs in found}) > 1:
+        listed = some([str(layout) for layout, _ in found], "candidate")
+        raise InputError(f"{path}: more than one data set for {known.name} {split}: {listed}")
+    return found[0][1]

@@ -1,0 +1,36 @@
+"""`purinet benchmark`: a small one, in its own processes."""
+
+from pathlib import Path
+
+import pytest
+
+from purinet_jax.benchmarks.data import benchmark_data
+from purinet_jax.benchmarks.metrics import benchmark_metrics
+from purinet_jax.benchmarks.network import benchmark_network
+from purinet_jax.data import write_synthetic
+
+
+def test_benchmark_measures_time_memory_and_machine() -> None:
+    result = benchmark_network(backbone="vgg16", channels=4, size=32, batch_size=1, dtype="float32", repeats=2)
+    for name in ("level1_inference", "all_maps_inference", "train_step"):
+        assert 0 < result[name]["minimum_ms"] <= result[name]["median_ms"]
+        assert result[name]["peak_memory_mib"] > 50
+    assert result["train_step"]["median_ms"] > result["level1_inference"]["median_ms"]
+    assert result["settings"]["backbone"] == "vgg16"
+    assert result["machine"]["cores"] >= 1
+    assert (result["yardstick"] is None) == ("yardsticks" not in result["train_step"])
+
+
+def test_the_pipeline_is_measured_beside_bare_decoding(tmp_path: Path) -> None:
+    result = benchmark_data(write_synthetic(tmp_path, 8, (24, 40)), size=32, images=16, repeats=1)
+    for workers in ("1", "2"):
+        measured = result["images_per_second"][workers]
+        assert measured["pipeline"] > 0
+        assert measured["ratio"] == pytest.approx(measured["pipeline"] / measured["pillow"], rel=0.01)
+    assert set(result["first_batch_s"]) == {"0", "1", "2"}
+    assert result["settings"]["images"] == 16
+
+
+def test_metrics_are_measured_beside_pysodmetrics() -> None:
+    result = benchmark_metrics(images=1, repeats=1)
+    assert result["purinet_jax"]["all"] > 0

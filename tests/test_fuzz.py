@@ -1,0 +1,138 @@
+"""A thousand damaged files: each is read or named once, nothing crashes, hangs or takes memory without bound."""
+
+import io
+import json
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from purinet_jax.data import check_pairs, evaluation_batches, open_pairs
+from purinet_jax.data.images import PIXEL_LIMIT
+from purinet_jax.data.synthetic import draw_example
+from purinet_jax.errors import InputError
+
+COUNT = 1000
+
+
+def truncate(data: bytes, rng: np.random.Generator) -> bytes:
+    return data[: rng.integers(0, len(data))]
+
+
+def flip_bits(data: bytes, rng: np.random.Generator) -> bytes:
+    values = np.frombuffer(data, np.uint8).copy()
+    places = rng.integers(0, len(values), rng.integers(1, 30))
+    values[places] ^= (1 << rng.integers(0, 8, len(places))).astype(np.uint8)
+    return values.tobytes()
+
+
+def overwrite(data: bytes, rng: np.random.Generator) -> bytes:
+    start = int(rng.integers(0, len(data)))
+    middle = rng.bytes(int(rng.integers(1, 200)))
+    return data[:start] + middle + data[start + len(middle) :]
+
+
+def lengthen(data: bytes, rng: np.random.Generator) -> bytes:
+    return data + rng.bytes(int(rng.integers(1, 500)))
+
+
+def resize_header(data: bytes, rng: np.random.Generator) -> bytes:
+    """Claims another size, up to billions of pixels, in front of the same data."""
+    height, width = (int(2 ** rng.uniform(0, 16)) % 65535 + 1 for _ in range(2))
+    return claim_size(data, height, width)
+
+
+def claim_size(data: bytes, height: int, width: int) -> bytes:
+    if data.startswith(b"\x89PNG"):
+        header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + data[24:29]
+        return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[place + 4 :]
+
+
+def other_size(data: bytes, rng: np.random.Generator) -> bytes:
+    image = Image.open(io.BytesIO(data))
+    buffer = io.BytesIO()
+    image.resize((int(rng.integers(1, 60)), int(rng.integers(1, 60)))).save(buffer, image.format)
+    return buffer.getvalue()
+
+
+MUTATIONS = (truncate, flip_bits, overwrite, lengthen, resize_header, other_size)
+
+
+def encode(array: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of which every second has a damaged image, the others a damaged mask."""
+    root = tmp_path_factory.mktemp("damaged")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    for number in range(COUNT):
+        rng = np.random.default_rng(number)
+        image, mask = draw_example(rng, (24, 40))
+        files = [encode(image, "JPEG"), encode(mask * np.uint8(255), "PNG")]
+        files[number % 2] = MUTATIONS[number // 2 % len(MUTATIONS)](files[number % 2], rng)
+        (root / "images" / f"{number:04d}.jpg").write_bytes(files[0])
+        (root / "masks" / f"{number:04d}.png").write_bytes(files[1])
+    return root
+
+
+PROGRAM = """
+import json, resource, sys
+from purinet_jax.data import check_pairs, open_pairs
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+bad = check_pairs(open_pairs(sys.argv[1]), workers=2, progress=False)
+print(json.dumps({"bad": bad, "grown": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before}))
+"""
+
+
+def test_each_damaged_file_is_read_or_named_once(damaged: Path) -> None:
+    pairs = open_pairs(damaged)
+    bad = check_pairs(pairs, progress=False)
+    named = dict(bad)
+    assert len(named) == len(bad)
+    assert COUNT // 3 < len(named) < COUNT
+    for index, reason in bad:
+        assert "\n" not in reason
+        assert (pairs.image_path(index) in reason) != (reason.startswith(pairs.mask_path(index)))
+    # What passed the check is read by the pipeline; what did not is refused by it in the same way.
+    good = pairs.subset(sorted(set(range(COUNT)) - named.keys()))
+    read = 0
+    with evaluation_batches(good, batch_size=50, size=16) as batches:
+        for batch in batches:
+            read += int(batch["valid"].sum())
+    assert read == len(good)
+    refused = 0
+    for index in named:
+        with pytest.raises(InputError):
+            pairs[index]
+        refused += 1
+    assert refused == len(named)
+
+
+def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    image, mask = draw_example(np.random.default_rng(0), (24, 40))
+    files = {"jpg": encode(image, "JPEG"), "png": encode(image, "PNG")}
+    for ending, data in files.items():
+        for width in (65535, 30000, PIXEL_LIMIT // 6000 + 1):
+            height = max(6000, min(65535, PIXEL_LIMIT // width + 1))
+            claimed = claim_size(data, height, width)
+            (tmp_path / "images" / f"{ending}{width}.{ending}").write_bytes(claimed)
+            (tmp_path / "masks" / f"{ending}{width}.png").write_bytes(encode(mask, "PNG"))
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+    result = json.loads(done.stdout)
+    assert len(result["bad"]) == 6
+    assert all(f"has more than {PIXEL_LIMIT:,} pixels" in reason for _, reason in result["bad"])
+    assert result["grown"] < 100_000  # KiB; the smallest would take half a GiB
