@@ -33,4 +33,6 @@ def test_the_pipeline_is_measured_beside_bare_decoding(tmp_path: Path) -> None:
 
 def test_metrics_are_measured_beside_pysodmetrics() -> None:
     result = benchmark_metrics(images=1, repeats=1)
-    assert result["purinet_jax"]["all"] > 0
+    ours, theirs = result["ours"], result["pysodmetrics"]
+    assert set(ours["parts_ms"]) > {"weighted_f", "s_measure"}
+    assert result["to_pysodmetrics"] == pytest.approx(ours["median_ms"] / theirs["median_ms"], rel=0.05)

@@ -28,7 +28,7 @@ from purinet_jax.tensor_files import read_metadata, read_tensors, write_tensors
 
 GOLDEN = Path(__file__).with_name("fixtures") / "golden"
 # The extractor with the fewest parameters, and a decoder of two channels.
-SMALL = {"backbone": "mobilenet_v2", "channels": 2, "attention": True, "scaled_promotion": False}
+SMALL = {"backbone": "mobilenet_v2", "channels": 2, "attention": True, "scaled_promotion": False, "light": False}
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 VGG_WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
@@ -98,7 +98,13 @@ def test_the_authors_file_and_back(tmp_path: Path) -> None:
     assert list(read_tensors(theirs)) == sorted(manifest())
 
     variables, config = load_variables(ours)
-    assert config == {"backbone": "resnet50", "channels": 128, "attention": True, "scaled_promotion": False}
+    assert config == {
+        "backbone": "resnet50",
+        "channels": 128,
+        "attention": True,
+        "scaled_promotion": False,
+        "light": False,
+    }
     params, stats = variables["params"], variables["batch_stats"]
     # A convolution's [out, in, height, width], a transposed one's [in, out, height, width] → [height, width,
     # in, out]
@@ -124,7 +130,13 @@ def test_the_stage_is_in_the_names() -> None:
     only_purificatory = {name: shape for name, shape in manifest().items() if not re.match(r"oa_|ea_|.*_2\.", name)}
     tensors = draw(only_purificatory)
     variables, config = from_authors(tensors)
-    assert config == {"backbone": "resnet50", "channels": 128, "attention": False, "scaled_promotion": False}
+    assert config == {
+        "backbone": "resnet50",
+        "channels": 128,
+        "attention": False,
+        "scaled_promotion": False,
+        "light": False,
+    }
     counts = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
     back = to_authors(variables, counts)
     assert back.keys() == tensors.keys()

@@ -68,7 +68,13 @@ def batch() -> Callable[[int], dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def variables(state_dict: dict[str, np.ndarray]) -> dict[str, Any]:
     loaded, config = from_authors(state_dict)
-    assert config == {"backbone": "resnet50", "channels": 128, "attention": True, "scaled_promotion": False}
+    assert config == {
+        "backbone": "resnet50",
+        "channels": 128,
+        "attention": True,
+        "scaled_promotion": False,
+        "light": False,
+    }
     return loaded
 
 

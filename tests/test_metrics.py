@@ -11,6 +11,7 @@ import pytest
 from purinet_jax.data.images import read_grey
 from purinet_jax.errors import InputError
 from purinet_jax.metrics import Measures, Totals, measure
+from purinet_jax.metrics.weighted import weighted_f
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden" / "metrics"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())
@@ -90,23 +91,131 @@ def test_pysod_equals_pysodmetrics_itself(seed: int) -> None:
         }
         for metric in theirs.values():
             metric.step(saliency, mask)
-        f, e = theirs["Fmeasure"].get_results()["fm"], theirs["Emeasure"].get_results()["em"]
-        expected = {
-            "mae": theirs["MAE"].get_results()["mae"],
-            "weighted_f": theirs["WeightedFmeasure"].get_results()["wfm"],
-            "s_measure": theirs["Smeasure"].get_results()["sm"],
-            "f_adaptive": f["adp"],
-            "f_mean": f["curve"].mean(),
-            "f_max": f["curve"].max(),
-            "e_adaptive": e["adp"],
-            "e_mean": e["curve"].mean(),
-            "e_max": e["curve"].max(),
-        }
-    numbers = measure(saliency, mask, "pysod").numbers()
-    for name, value in expected.items():
-        if np.isnan(value):
-            continue  # a single row or column, where PySODMetrics divides by nothing
-        assert numbers[name] == pytest.approx(value, abs=1e-6), name
+        results = {name: metric.get_results() for name, metric in theirs.items()}
+    f, e = results["Fmeasure"], results["Emeasure"]["em"]
+    measures = measure(saliency, mask, "pysod")
+    # Curves run the other way there: from threshold 255 down.
+    for ours, curve in (
+        (measures.precision, f["pr"]["p"]),
+        (measures.recall, f["pr"]["r"]),
+        (measures.f, f["fm"]["curve"]),
+        (measures.e, e["curve"]),
+    ):
+        np.testing.assert_allclose(ours, curve[::-1], atol=1e-6)
+    assert measures.mae == pytest.approx(results["MAE"]["mae"], abs=1e-6)
+    assert measures.weighted_f == pytest.approx(results["WeightedFmeasure"]["wfm"], abs=1e-6)
+    assert measures.f_adaptive == pytest.approx(f["fm"]["adp"], abs=1e-6)
+    assert measures.e_adaptive == pytest.approx(e["adp"], abs=1e-6)
+    s = results["Smeasure"]["sm"]
+    if np.isnan(s):
+        assert has_empty_quadrant(mask > 128)  # the documented difference
+    elif saliency.min() < saliency.max():  # of a constant map, rounding decides there
+        assert measures.s_measure == pytest.approx(s, abs=1e-6)
+    assert 0 <= measures.s_measure <= 1
+
+
+def has_empty_quadrant(objects: np.ndarray) -> bool:
+    centre = np.argwhere(objects).mean(0).round() + 1
+    return bool((centre >= objects.shape).any())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (40, 30)])
+@pytest.mark.parametrize("density", [0.03, 0.3, 0.8])
+def test_scattered_objects_have_the_nearest_pixels_of_scipy(shape: tuple[int, int], density: float) -> None:
+    """Ties are everywhere here, and decide whose error is taken."""
+    from py_sod_metrics import WeightedFmeasure
+
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        values, objects = rng.random(shape), rng.random(shape) < density
+        theirs = WeightedFmeasure()
+        theirs.step(values, objects, normalize=False)
+        assert weighted_f(values, objects) == pytest.approx(theirs.get_results()["wfm"], abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(1, 10, 2))
+def test_e_curve_equals_its_definition(seed: int) -> None:
+    saliency, mask = example(seed)
+    saliency, mask = saliency[:20, :20], mask[:20, :20]
+    if mask.min() == mask.max() or saliency.min() == saliency.max():
+        mask[0, 0], mask[-1, -1] = 0, 255
+        saliency[0, 0], saliency[-1, -1] = 10, 200
+    levels = np.floor((saliency / 255 - saliency.min() / 255) / np.ptp(saliency / 255) * 255)
+    b = (mask > 128) - (mask > 128).mean()
+    curve = measure(saliency, mask, "pysod").e
+    for threshold in range(256):
+        found = levels >= threshold
+        a = found - found.mean()
+        e = ((1 + 2 * a * b / (a * a + b * b)) ** 2 / 4).sum() / (mask.size - 1)
+        assert curve[threshold] == pytest.approx(e, abs=1e-9)
+
+
+def test_floats_of_any_range_measure_as_the_map_that_they_are() -> None:
+    saliency, mask = example(4)
+    expected = measure(saliency, mask, "purnet")
+    for floats in (saliency / np.float32(255), saliency.astype(np.float64) * 3 - 100):
+        for one, other in zip(measure(floats, mask, "purnet"), expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-2)  # a value at a threshold may fall to either side
+        assert measure(floats, mask, "purnet").mae == pytest.approx(expected.mae, abs=1e-6)
+        assert measure(floats, mask, "purnet").s_measure == pytest.approx(expected.s_measure, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_what_does_not_depend_on_place_and_what_not_on_side(seed: int) -> None:
+    saliency, mask = example(seed)
+    order = np.random.default_rng(seed).permutation(mask.size)
+    shuffled, flipped, whole = (
+        measure(saliency.ravel()[order].reshape(mask.shape), mask.ravel()[order].reshape(mask.shape), "pysod"),
+        measure(saliency[::-1, ::-1], mask[::-1, ::-1], "pysod"),
+        measure(saliency, mask, "pysod"),
+    )
+    for name in ("mae", "f_max", "f_mean", "f_adaptive", "e_max", "e_mean", "e_adaptive"):
+        assert getattr(shuffled, name) == pytest.approx(getattr(whole, name), abs=1e-12), name
+    assert flipped.boundary_iou == whole.boundary_iou
+    assert flipped.weighted_f == pytest.approx(whole.weighted_f, abs=1e-2)  # ties fall to the other side
+
+
+def test_nothing_to_find_and_nothing_but_object() -> None:
+    saliency = np.tile(np.arange(0, 256, 51, dtype=np.uint8), (4, 1))
+    empty, full = np.zeros_like(saliency), np.full_like(saliency, 255)
+    for protocol in ("purnet", "pysod"):
+        of_empty, of_full = measure(saliency, empty, protocol), measure(saliency, full, protocol)
+        assert of_empty.mae == pytest.approx(0.5) == of_full.mae
+        assert of_empty.s_measure == pytest.approx(0.5) == of_full.s_measure
+        assert of_empty.weighted_f == of_empty.f_max == of_empty.boundary_iou == 0
+        assert of_full.precision[0] == of_full.recall[0] == of_full.f_max == 1
+        assert of_empty.e_max == pytest.approx(20 / 23)
+        assert of_full.e_max == pytest.approx(24 / 23)
+        assert measure(empty, empty, protocol).boundary_iou == 1
+
+
+def test_boundary_iou_of_a_moved_square() -> None:
+    mask = np.zeros((60, 80), np.uint8)  # 2 % of its diagonal are 2 pixels
+    moved = mask.copy()
+    mask[10:40, 10:40] = moved[10:40, 12:42] = 255
+    ring = 30 * 30 - 26 * 26
+    common = 2 * 2 * 28  # above and below; the upright strips do not meet
+    assert measure(moved, mask, "pysod").boundary_iou == pytest.approx(common / (2 * ring - common))
+
+
+def test_purnet_resizes_by_nearest_pixels_and_leaves_soft_edges_out_of_precision() -> None:
+    small = np.array([[0, 255], [255, 0]], np.uint8)
+    mask = np.kron(small, np.ones((2, 2), np.uint8))
+    assert measure(small, mask, "purnet").mae == 0
+    mask[0, 2] = 128
+    measures = measure(small, mask, "purnet")
+    assert measures.mae == pytest.approx(1 / 16)
+    assert measures.precision_adaptive == measures.recall_adaptive == 1
+    assert measures.f_adaptive == pytest.approx(1)
+
+
+def test_purnet_averages_precision_and_recall_before_f() -> None:
+    totals = sum((measure(*example(seed), "purnet") for seed in (1, 2, 3)), Totals("purnet"))
+    one = totals.average()
+    precision, recall = one.precision_adaptive, one.recall_adaptive
+    assert one.f_adaptive == pytest.approx(1.3 * precision * recall / (0.3 * precision + recall))
+    np.testing.assert_allclose(one.f * (0.3 * one.precision + one.recall), 1.3 * one.precision * one.recall, atol=1e-12)
+    assert one.f_adaptive != pytest.approx(totals.sums.f_adaptive / 3, abs=1e-6)
 
 
 @pytest.mark.parametrize("protocol", ["purnet", "pysod"])

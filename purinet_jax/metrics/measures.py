@@ -87,6 +87,11 @@ class Measures(NamedTuple):
 def measure(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: str = "map") -> Measures:
     """Measures one map against its mask.
 
+    Without an object in the mask, weighted F, F, precision and recall are 0, S is 1 − the map's mean, E the share of
+    pixels that are not found, and boundary IoU 0, or 1 if nothing is found. Without ground, S is the map's mean and E
+    the share that is found. A constant map stays as it is. Where PySODMetrics answers otherwise is said at `s_measure`
+    (quadrants that are empty or constant), `e_measure` (one pixel) and `compare` (masks of zeros and ones).
+
     Args:
       saliency: uint8 [height, width], or floating of any finite range.
       mask: uint8 [height, width], grey from 0 to 255 (one of zeros and ones alone is 0 and 255), or bool.
