@@ -26,7 +26,7 @@ def test_the_pipeline_is_measured_beside_bare_decoding(tmp_path: Path) -> None:
     for workers in ("1", "2"):
         measured = result["images_per_second"][workers]
         assert measured["pipeline"] > 0
-        assert measured["ratio"] == pytest.approx(measured["pipeline"] / measured["pillow"], rel=0.01)
+        assert measured["ratio"] == pytest.approx(measured["pipeline"] / measured["pillow"], rel=0.05, abs=0.01)
     assert set(result["first_batch_s"]) == {"0", "1", "2"}
     assert result["settings"]["images"] == 16
 
