@@ -1,7 +1,6 @@
 """PurNet-Lite: MobileNetV2 extractor, 32 channels, light decoder.
 
-    purinet convert mobilenet_v2_imagenet.npz mobilenet.safetensors
-    purinet train --config configs/purnet_lite.py --data DUTS-TR.zip --init mobilenet.safetensors -o runs/lite
+    purinet train --config configs/purnet_lite.py --data DUTS-TR.zip --init mobilenet_v2.npz -o runs/lite
 
 The purificatory losses in the sound forms with a soft intersection over union, AdamW with a cosine, an average of the
 weights, crops and jitter. docs/training.md has the curve, time and scores.
