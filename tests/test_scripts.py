@@ -87,6 +87,7 @@ def test_every_command_in_the_readme_parses() -> None:
         "convert",
         "evaluate",
         "predict",
+        "prepare",
         "train",
     }
     for command in commands:
