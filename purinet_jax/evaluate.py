@@ -46,11 +46,7 @@ def evaluate(
         # Not `pairs[index]`: there the mask is cut already, by neither protocol's rule.
         image = read_rgb(pairs.storage.read(pairs.images[index]), pairs.image_path(index))
         mask = read_grey(pairs.storage.read(pairs.masks[index]), pairs.mask_path(index))
-        if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"{pairs.image_path(index)}: the image has {image.shape[1]}×{image.shape[0]} pixels, "
-                f"but its mask {pairs.masks[index]} has {mask.shape[1]}×{mask.shape[0]}"
-            )
+        pairs.check_sizes(index, image.shape[:2], mask.shape)
         return image, mask
 
     def measure(_: int, saliency: np.ndarray, mask: np.ndarray) -> float:

@@ -180,8 +180,13 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 
 def place_state(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
     """`state` laid out as the pmapped step returns it, so that the first step compiles what all others use."""
-    mesh = jax.sharding.Mesh(np.array(devices or jax.devices()), (AXIS,))
-    return jax.device_put(state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return jax.device_put(state, _sharding(devices or jax.devices()))
+
+
+def _sharding(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.NamedSharding:
+    """Arrays over `devices`: their leading axis split, with `AXIS`, or all of them on each device."""
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def place_batches(
@@ -198,8 +203,7 @@ def place_batches(
       Each batch's `index` [batch], which stays on the host, and all else as [devices, batch / devices, …].
     """
     devices = list(devices or jax.devices())
-    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    sharding = _sharding(devices, AXIS)
     local = sum(device.process_index == jax.process_index() for device in devices)
 
     def place(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Batch]:

@@ -4,9 +4,7 @@ A run lives in one folder: `config.json`, `checkpoints/`, `log.jsonl` and `tenso
 folder it goes on from the latest checkpoint with the very batches that would have followed.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import signal
@@ -35,6 +33,7 @@ from purinet_jax.data import (
 )
 from purinet_jax.errors import InputError
 from purinet_jax.layers import bilinear_kernel
+from purinet_jax.locks import only_process
 from purinet_jax.losses import Objective
 from purinet_jax.model import PurNet, build_model, model_config, without_device_axis
 from purinet_jax.optim import OptimizerConfig, make_optimizer
@@ -121,7 +120,11 @@ def train(
         variables = _initial_variables(config, init)
 
     stop = _StopRequest()
-    with _only_process(output), stop, checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer:
+    with (
+        only_process(output, "training in this folder"),
+        stop,
+        checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer,
+    ):
         state = create_state(model, variables, optimizer, objective, config.accumulate, config.average_decay)
         if resuming:
             run = checkpoints.read_run(checkpointer)
@@ -290,18 +293,6 @@ def _hold_out(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
     order = np.random.default_rng(seed).permutation(len(pairs))
     held = dataclasses.replace(pairs.subset(sorted(order[:count])), superpixels=None)
     return pairs.subset(sorted(order[count:])), held
-
-
-@contextlib.contextmanager
-def _only_process(output: Path) -> Iterator[None]:
-    """Holds the run's folder for this process; the system lets go of it however the process ends."""
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{output}: another process is training in this folder") from None
-        yield
 
 
 class _StopRequest:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from purinet_jax.data import sets
 from purinet_jax.data.images import _open, _orientation, read_grey, read_rgb, read_values, to_png
-from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_source
+from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_kind, superpixel_source
 from purinet_jax.data.pipeline import _begin_worker
 from purinet_jax.data.sources import find_splits
 from purinet_jax.errors import InputError
@@ -115,7 +115,6 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         sources = self._sources
         if sources is None:
             sources = find_splits(self.SALIENT_SET, dl_manager.manual_dir)
-        kind = "none" if self._superpixels is None else "slic" if self._superpixels == "slic" else "given"
         noted, kept = {}, {}
         for split, source in sources.items():
             left_out = self._left_out.get(split, ())
@@ -126,7 +125,7 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 "left_out": [source.names[index] for index in left_out],
                 "source": source.fingerprint,
             }
-        self.info.metadata.update(superpixels=kind, splits=noted)
+        self.info.metadata.update(superpixels=superpixel_kind(self._superpixels), splits=noted)
         return {split: self._generate_examples(split, pairs) for split, pairs in kept.items()}
 
     def _download_and_prepare(self, *arguments: Any, **settings: Any) -> None:

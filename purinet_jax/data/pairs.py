@@ -242,6 +242,11 @@ def pairs_of(path: Path, storage: Storage, layout: Layout) -> Pairs:
     )
 
 
+def superpixel_kind(superpixels: str | Path | None) -> str:
+    """What a prepared set notes of its superpixels: "none", "slic" (computed) or "given"."""
+    return "none" if superpixels is None else "slic" if superpixels == "slic" else "given"
+
+
 def superpixel_source(pairs: Pairs, superpixels: str | Path, fallback: str | Path | None = None) -> SuperpixelSource:
     """Where a data set's superpixels come from, other than from itself; arguments and errors as of `open_pairs`."""
     # Here, because that module reads and writes its files with this package, and imports it.

@@ -3,12 +3,11 @@ at all; what was computed for single images outlives a kill, and the next run go
 """
 
 import contextlib
-import fcntl
 import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from purinet_jax.data.images import check_image
-from purinet_jax.data.pairs import Pairs, check_pairs, superpixel_source
+from purinet_jax.data.pairs import Pairs, check_pairs, superpixel_kind, superpixel_source
 from purinet_jax.data.sets import SETS, VERSION, SalientSet
 from purinet_jax.data.sources import find_splits
 from purinet_jax.data.storage import prepared_metadata
 from purinet_jax.errors import InputError
+from purinet_jax.locks import only_process
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def prepare(
     known = _known(name)
     output = Path(default_output() if output is None else output)
     target, work = output / known.key / VERSION, output / f"{known.key}.part"
-    kind = "none" if superpixels is None else "slic" if superpixels == "slic" else "given"
+    kind = superpixel_kind(superpixels)
     sources = find_splits(known, data)
     _report_counts(known, sources)
     if target.exists():
@@ -83,7 +83,7 @@ def prepare(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        with _only_process(work):
+        with only_process(work, "preparing this data set"):
             # The one that went before us may have had this very folder.
             if not target.exists():
                 _build(known, work, target, superpixels, sources, left_out, workers, progress)
@@ -202,18 +202,6 @@ def _mean_pixels(pairs: Pairs) -> float:
             height, width = check_image(pairs.storage.read(pairs.images[index]))
             counts.append(height * width)
     return float(np.mean(counts)) if counts else 0.0
-
-
-@contextlib.contextmanager
-def _only_process(work: Path) -> Iterator[None]:
-    """Holds the work folder for this process; the system lets go of it however the process ends."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{work}: another process is preparing this data set") from None
-        yield
 
 
 def _summary(known: SalientSet, target: Path, built: bool) -> dict[str, Any]:

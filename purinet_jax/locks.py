@@ -1,0 +1,23 @@
+"""Folders that one process at a time may write to: a training run's, and one in which a data set is prepared."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+from purinet_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def only_process(folder: Path, doing: str) -> Iterator[None]:
+    """Holds a folder, made if missing, for this process; the system lets go of it however the process ends.
+
+    Raises InputError where another process holds it; `doing` says what that one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is {doing}") from None
+        yield
