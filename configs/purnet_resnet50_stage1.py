@@ -61,7 +61,7 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0  # training pairs, drawn by the seed, that are validated on and not trained on
 
     config.loop = ConfigDict()  # may differ when a run is resumed
-    config.loop.workers = 2  # processes that read ahead
+    config.loop.workers = 4  # threads that read ahead
     config.loop.log_every = 20
     config.loop.panel_every = 500  # 0 for no panels
     config.loop.checkpoint_every = 500

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
     config.optimizer.warmup_steps = 20
     config.data.size = 96
-    config.loop.workers = 0
+    config.loop.workers = 1
     config.loop.log_every = 10
     config.loop.panel_every = 90
     config.loop.checkpoint_every = 60

@@ -1,5 +1,6 @@
 """How fast the input pipeline feeds the train step, beside the least that any pipeline must do: decoding with Pillow
-and resizing, in as many processes. Both are timed in turn, since a machine's own speed drifts.
+and resizing, in as many processes as the pipeline has threads. Both are timed in turn, since a machine's own speed
+drifts.
 """
 
 import io
@@ -48,11 +49,11 @@ def benchmark_data(data: str | Path, *, size: int = 320, images: int = 960, repe
             list(pool.map(_decode_and_resize, [(pairs, size, share[:_BATCH]) for share in shares]))
             pipeline, pillow = [], []
             for _ in range(repeats):
-                # Bare first: the pipeline's workers have filled their queues by then and wait.
+                # Bare first: the pipeline's threads have filled their queue by then and wait.
                 start = time.perf_counter()
                 list(pool.map(_decode_and_resize, [(pairs, size, share) for share in shares]))
                 pillow.append(batches * _BATCH / (time.perf_counter() - start))
-                for _ in range(10 * workers):  # what was read ahead is not the pipeline's speed
+                for _ in range(10):  # what was read ahead is not the pipeline's speed
                     next(reader)
                 start = time.perf_counter()
                 for _ in range(batches):

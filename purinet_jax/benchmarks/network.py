@@ -14,6 +14,7 @@ from typing import Any
 
 from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
 from purinet_jax.losses import Objective
+from purinet_jax.memory import keep_freed_memory
 
 YARDSTICK = "torch.nn.functional.conv2d, 3×3, 128→128, 80×80, batch 1, float32, 2 threads"
 
@@ -67,6 +68,7 @@ def _measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     import jax
 
     if name == "train_step":
+        keep_freed_memory()  # as `purinet train` does
         run = repeatable_train_step(settings, Objective())
     else:
         run = _inference(settings, name == "all_maps_inference")

@@ -66,12 +66,12 @@ def sampling(height: int, width: int, size: int, mirrored: bool, degrees: float)
     return squash @ turn_back
 
 
-def sample_image(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+def sample_image(image: np.ndarray, matrix: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
     """Takes a square from an image, bilinearly, zeros filled in from outside; see `sampling`.
 
-    uint8 [height, width, channels] → uint8 [size, size, channels].
+    uint8 [height, width, channels] → uint8 [size, size, channels]; written to `out` where it is given.
     """
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(image, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def sample_labels(labels: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
@@ -141,6 +141,7 @@ def augment(
     rotate: float = 10.0,
     crop: float = 1.0,
     jitter: float = 0.0,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Crops, resizes, perhaps mirrors, and turns one example, all its parts alike, and jitters the colours.
 
@@ -154,10 +155,13 @@ def augment(
       rotate: the angle is uniform between minus and plus this many degrees.
       crop: the least share of the area that a random crop keeps; 1 keeps all.
       jitter: the most that brightness, contrast and saturation change; 0 changes nothing.
+      out: uint8 [size, size, 3], where the image goes (a part of a batch: fresh memory costs as much as the sampling);
+        a new array if not given.
 
     Returns:
       Image uint8 [size, size, 3], mask uint8 [size, size], superpixels int32 [size, size] or None.
     """
+    out = np.empty((size, size, 3), np.uint8) if out is None else out
     mirrored = generator.random() < flip
     degrees = generator.uniform(-1.0, 1.0) * rotate
     parts = [part for part in (mask, superpixels) if part is not None]
@@ -167,10 +171,9 @@ def augment(
     if jitter > 0:
         image = jitter_colours(np.ascontiguousarray(image), jitter, generator)
     if degrees == 0:
-        image = resize_image(image, size, size)
-        parts = [resize_labels(part, size, size) for part in parts]
-        if mirrored:
-            image, *parts = (np.ascontiguousarray(part[:, ::-1]) for part in (image, *parts))
+        step = -1 if mirrored else 1
+        out[...] = resize_image(image, size, size)[:, ::step]
+        parts = [np.ascontiguousarray(resize_labels(part, size, size)[:, ::step]) for part in parts]
     else:
         # Everything is sampled once. Only where the image shrinks must it be smoothed first.
         matrix = sampling(parts[0].shape[0], parts[0].shape[1], size, mirrored, degrees)
@@ -178,5 +181,5 @@ def augment(
         if max(image.shape[:2]) > size:
             image = resize_image(image, size, size)
             matrix = sampling(size, size, size, mirrored, degrees)
-        image = sample_image(image, matrix, size)
-    return image, parts[0], (parts[1] if superpixels is not None else None)
+        sample_image(image, matrix, size, out)
+    return out, parts[0], (parts[1] if superpixels is not None else None)

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from purinet_jax.data import sets
 from purinet_jax.data.images import _open, _orientation, read_grey, read_rgb, read_values, to_png
 from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_kind, superpixel_source
-from purinet_jax.data.pipeline import _begin_worker
 from purinet_jax.data.sources import find_splits
 from purinet_jax.errors import InputError
+from purinet_jax.workers import begin_worker
 
 Record = dict[str, bytes | str]
 
@@ -261,7 +261,7 @@ _pairs_of_worker: Pairs
 def _begin(pairs: Pairs) -> None:
     # Sent once: with the names of ten thousand files it is too large to go along with each index.
     global _pairs_of_worker
-    _begin_worker(0, 1)
+    begin_worker()
     _pairs_of_worker = pairs
 
 

@@ -1,17 +1,12 @@
-"""From a data set to batches: grain shuffles, repeats, and reads ahead in threads or worker processes. Every
-example's augmentation follows from seed, epoch and example alone, so the same bytes come out for any number
-of workers, and training resumes at any batch by its number.
+"""From a data set to batches: grain shuffles, repeats, and reads ahead in threads. (Decoding and resampling let go of
+Python's lock; processes, which must hand each batch over, gave half as much per worker.) Every example's augmentation
+follows from seed, epoch and example alone, so the same bytes come out for any number of workers, and training resumes
+at any batch by its number.
 """
 
-import multiprocessing
-import os
-import shutil
-import signal
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +20,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Batches(Iterator[Batch]):
-    """An iterator over batches that owns threads or worker processes; `close` (or `with`) stops them."""
+    """An iterator over batches that owns threads; `close` (or `with`) stops them."""
 
     def __init__(self, iterator: Any) -> None:
         # Held in a list that the finaliser empties: grain's iterators complain when they are left for the
@@ -37,16 +32,14 @@ class Batches(Iterator[Batch]):
         if not self._held:
             raise StopIteration
         try:
-            batch = next(self._held[0])
+            return next(self._held[0])
         except BaseException:
-            # After an error, the end, or Ctrl-C nothing follows; idle workers would outlive the traceback.
+            # After an error, the end, or Ctrl-C nothing follows; idle threads would outlive the traceback.
             self.close()
             raise
-        # A worker's arrays lie in shared memory; copied, they are the caller's, whenever they are dropped.
-        return {key: np.array(value) if type(value) is not np.ndarray else value for key, value in batch.items()}
 
     def close(self) -> None:
-        """Stops the threads or worker processes; what they had prepared is dropped. May be called twice."""
+        """Stops the threads; what they had prepared is dropped. May be called twice."""
         self._finalise()
 
     def __enter__(self) -> Self:
@@ -89,7 +82,7 @@ def training_batches(
       size: side of the square that examples are resized to, pixels.
       seed: 0 to 2**32 - 1; the sequence follows from it.
       start: begins at this batch of the sequence, counted from 0.
-      workers: processes that read ahead; 0 for threads in this process.
+      workers: threads that read ahead; 0 for none: each batch is made when it is asked for.
       flip: probability of mirroring, 0 to 1.
       rotate: turns by up to this many degrees to either side.
       crop: the least share of an image's area that a random crop keeps; 1 for no crops.
@@ -101,7 +94,7 @@ def training_batches(
         `jax.process_index()`.
       shards: number of shares; `jax.process_count()`. The shares of batch n together are batch n of a single
         host with `shards` times the batch size.
-      prefetch: batches prepared ahead, per worker.
+      prefetch: batches prepared ahead.
 
     Returns:
       Batches of `image` uint8 [batch, size, size, 3], `mask` uint8 [batch, size, size, 1] of 0 and 1, `index`
@@ -126,14 +119,13 @@ def training_batches(
     sizes = tuple(sizes) or (size,)
     for side in sizes:
         _check_common(pairs, batch_size, side, workers, prefetch)
-    _check_shared_memory(pairs, batch_size, max(sizes), workers, prefetch)
-    prepare = _Augmented(pairs, sizes, batch_size * shards, seed, flip, rotate, crop, jitter, max_regions)
-    dataset = grain.MapDataset.source(pairs).seed(seed).shuffle().repeat().map_with_index(prepare)
-    # Shares are cut from single examples, after every position has its randomness: no host's share depends on
-    # how many there are.
-    # Grain's own stacking, in worker processes, writes straight into the memory that is shared.
-    dataset = dataset[shard::shards].batch(batch_size, drop_remainder=True)[start:]
-    return _read_ahead(dataset, workers, prefetch)
+    make = _Augmented(pairs, sizes, batch_size, shard, shards, start, seed, flip, rotate, crop, jitter, max_regions)
+    # Grain deals in indices, and a batch is made in one go: reading example by example through grain, and stacking,
+    # took a quarter as long again. Shares are cut from single indices, after every position has its randomness: no
+    # host's share depends on how many there are.
+    indices = grain.MapDataset.range(len(pairs)).seed(seed).shuffle().repeat()
+    batches = indices[shard::shards].batch(batch_size, drop_remainder=True)[start:].map_with_index(make)
+    return _read_ahead(batches, workers, prefetch)
 
 
 def evaluation_batches(
@@ -151,9 +143,9 @@ def evaluation_batches(
       pairs: the data set.
       batch_size: examples per batch.
       size: side of the square that examples are resized to, pixels.
-      workers: processes that read ahead; 0 for threads in this process.
+      workers: threads that read ahead; 0 for none: each batch is made when it is asked for.
       max_regions: superpixel labels must be below this; None for no bound.
-      prefetch: batches prepared ahead, per worker.
+      prefetch: batches prepared ahead.
 
     Returns:
       Batches as `training_batches` gives them, with `valid` bool [batch] as well. All are full: the last one
@@ -166,18 +158,20 @@ def evaluation_batches(
     import grain
 
     _check_common(pairs, batch_size, size, workers, prefetch)
-    _check_shared_memory(pairs, batch_size, size, workers, prefetch)
     dataset = grain.MapDataset.source(pairs).map(_Resized(pairs, size, max_regions))
     return _read_ahead(dataset.batch(batch_size, batch_fn=_Padded(batch_size)), workers, prefetch)
 
 
 @dataclass(frozen=True)
 class _Augmented:
-    """What happens to one example of training; an object and not a closure, so that it can be pickled."""
+    """Makes a batch of training."""
 
     pairs: Pairs
     sizes: tuple[int, ...]
-    global_batch: int
+    batch_size: int
+    shard: int
+    shards: int
+    start: int
     seed: int
     flip: float
     rotate: float
@@ -185,24 +179,32 @@ class _Augmented:
     jitter: float
     max_regions: int | None
 
-    def __call__(self, position: int, example: Example) -> Batch:
-        epoch = position // len(self.pairs)
+    def __call__(self, number: int, indices: np.ndarray) -> Batch:
+        """Batch `start` + `number` of the examples at these indices, [batch_size]."""
+        number += self.start
         size = self.sizes[0]
         if len(self.sizes) > 1:  # one for all examples of a batch, on every host
-            size = int(np.random.default_rng((self.seed, position // self.global_batch)).choice(self.sizes))
-        _check_labels(self.pairs, example, self.max_regions)
-        image, mask, superpixels = augment(
-            example["image"],
-            example["mask"],
-            example.get("superpixels"),
-            size=size,
-            generator=np.random.default_rng((self.seed, epoch, example["index"])),
-            flip=self.flip,
-            rotate=self.rotate,
-            crop=self.crop,
-            jitter=self.jitter,
-        )
-        return _parts(example["index"], image, mask, superpixels)
+            size = int(np.random.default_rng((self.seed, number)).choice(self.sizes))
+        images = np.empty((self.batch_size, size, size, 3), np.uint8)
+        labels = []
+        for place, index in enumerate(indices.tolist()):
+            position = (number * self.batch_size + place) * self.shards + self.shard
+            example = self.pairs[index]
+            _check_labels(self.pairs, example, self.max_regions)
+            _, *parts = augment(
+                example["image"],
+                example["mask"],
+                example.get("superpixels"),
+                size=size,
+                generator=np.random.default_rng((self.seed, position // len(self.pairs), index)),
+                flip=self.flip,
+                rotate=self.rotate,
+                crop=self.crop,
+                jitter=self.jitter,
+                out=images[place],
+            )
+            labels.append(_parts(index, *parts))
+        return {"image": images, **_stack(labels)}
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class _Resized:
             superpixels = resize_labels(superpixels, self.size, self.size)
         image = resize_image(example["image"], self.size, self.size)
         mask = resize_labels(example["mask"], self.size, self.size)
-        return _parts(example["index"], image, mask, superpixels)
+        return {"image": image, **_parts(example["index"], mask, superpixels)}
 
 
 @dataclass(frozen=True)
@@ -242,8 +244,9 @@ class _Padded:
         return batch
 
 
-def _parts(index: int, image: np.ndarray, mask: np.ndarray, superpixels: np.ndarray | None) -> Batch:
-    parts: dict[str, Any] = {"image": image, "mask": mask[:, :, None], "index": np.int32(index)}
+def _parts(index: int, mask: np.ndarray, superpixels: np.ndarray | None) -> Batch:
+    """What a batch holds of an example beside its image."""
+    parts: dict[str, Any] = {"mask": mask[:, :, None], "index": np.int32(index)}
     if superpixels is not None:
         parts["superpixels"] = superpixels
     return parts
@@ -277,50 +280,8 @@ def _check_common(pairs: Pairs, batch_size: int, size: int, workers: int, prefet
             raise InputError(f"{name}: must be at least {least}, not {value}")
 
 
-def _check_shared_memory(pairs: Pairs, batch_size: int, size: int, workers: int, prefetch: int) -> None:
-    """Workers hand batches over in shared memory; when it is full, the kernel kills them without a word."""
-    place = Path("/dev/shm")
-    if workers == 0 or not place.is_dir():
-        return
-    pixel = 3 + 1 + (4 if pairs.superpixels is not None else 0)  # bytes: image, mask, superpixels
-    # Per worker: its own queue, as many batches again on this side, one in the making and one in use.
-    needed = workers * (2 * prefetch + 2) * batch_size * size**2 * pixel
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise InputError(
-            f"workers: {workers} may need {needed / 1e6:,.0f} MB of shared memory, but {place} has "
-            f"{free / 1e6:,.0f} MB free; fewer workers, a smaller batch, or (in Docker) --shm-size"
-        )
-
-
 def _read_ahead(dataset: Any, workers: int, prefetch: int) -> Batches:
     import grain
-    from absl import flags
 
-    if workers == 0:
-        threads = min(prefetch, os.cpu_count() or 1)
-        return Batches(iter(dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch))))
-    # grain asks absl's flags before it starts a process, and outside an absl program nobody has parsed any.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    # One thread per process: processes are there to keep Python's lock out of the way.
-    reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-    options = grain.multiprocessing.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch)
-    return Batches(iter(reader.mp_prefetch(options, worker_init_fn=_begin_worker)))
-
-
-def _begin_worker(worker: int, workers: int) -> None:
-    """Runs first in each worker process."""
-    del worker, workers
-    # Ctrl-C goes to the whole group of processes; the main one stops its workers, in order and without
-    # tracebacks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A main process that is killed cannot stop its workers; without this they would wait for it forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=prefetch if workers else 0)
+    return Batches(iter(dataset.to_iter_dataset(options)))

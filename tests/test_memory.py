@@ -1,0 +1,39 @@
+"""The allocator's settings do what they are for: memory that was freed is not faulted in again."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from purinet_jax.memory import keep_freed_memory
+
+kept = keep_freed_memory() if sys.argv[1] == "keep" else None
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(256 * 2**20, np.uint8)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(faults[1:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of the GNU C library")
+def test_freed_memory_is_used_again() -> None:
+    root = Path(__file__).resolve().parents[1]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+
+    def run(mode: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, check=True, env=environment
+        )
+        return done.stdout.split()
+
+    kept, faults = run("keep")
+    assert kept == "True"
+    assert int(faults) < 64
+    assert int(run("plain")[1]) > 100  # pages of at most 2 MiB: 128 of them
