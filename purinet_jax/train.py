@@ -25,7 +25,7 @@ from purinet_jax import checkpoints
 from purinet_jax.convert import describe
 from purinet_jax.data import (
     Pairs,
-    check_pairs,
+    bad_pairs,
     evaluation_batches,
     open_pairs,
     training_batches,
@@ -103,6 +103,8 @@ def train(
     model = build_model(config.model, axis_name=AXIS, dtype=jnp.dtype(config.dtype))
     optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
     _check_resumable(config, output)
+    if superpixels != "slic" and objective.superpixels != "stored":
+        raise InputError(f"--superpixels {superpixels}: not read with losses.superpixels {objective.superpixels!r}")
     regions = superpixels if objective.structural == "region" and objective.superpixels == "stored" else None
     pairs = open_pairs(data, superpixels=regions, superpixel_fallback=output / "superpixels")
     if without_leaks:
@@ -116,7 +118,7 @@ def train(
         variables = _zeros(config)
     else:
         # Files that were read whole before the first step need not be read again to go on.
-        bad = _bad_pairs(pairs, skip_bad, progress)
+        (bad,) = bad_pairs([pairs], skip_bad, progress)
         variables = _initial_variables(config, init)
 
     stop = _StopRequest()
@@ -272,18 +274,6 @@ def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str,
                 target[path] = jnp.asarray(bilinear_kernel(value.shape[0], value.shape[2]))
     logger.info("%s: %d of %d tensors (%s)", init, len(source), len(target), describe(weights_config))
     return traverse_util.unflatten_dict(target)
-
-
-def _bad_pairs(pairs: Pairs, skip_bad: bool, progress: bool) -> list[int]:
-    """Indices of the pairs that cannot be read; without `skip_bad` it is an error to have any."""
-    bad = check_pairs(pairs, progress=progress)
-    for _, reason in bad:
-        logger.warning("%s", reason)
-    if bad and not skip_bad:
-        raise InputError(f"{len(bad)} of {len(pairs)} pairs cannot be read (named above); --skip-bad leaves them out")
-    if len(bad) == len(pairs):
-        raise InputError(f"{pairs.path}: none of {len(pairs)} pairs can be read")
-    return [index for index, _ in bad]
 
 
 def _hold_out(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:

@@ -232,6 +232,13 @@ def test_a_wrong_setting_is_named_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_superpixels_that_would_not_be_read_are_refused(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(**{"losses.structural": "region", "losses.superpixels": "grid"})
+    with pytest.raises(InputError, match=r"--superpixels here: not read with losses\.superpixels 'grid'"):
+        train.train(config, data, tmp_path / "run", superpixels="here", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_setting_is_named(data: Path, tmp_path: Path) -> None:
     config = tiny_config()
     with config.unlocked():
@@ -247,7 +254,7 @@ def test_unreadable_pairs_are_all_named_and_left_out_only_when_asked(
     images = sorted((data / "DUTS-TR-Image").iterdir())
     images[1].write_bytes(images[1].read_bytes()[:200])
     images[5].write_text("not an image")
-    with pytest.raises(InputError, match=r"^2 of 8 pairs cannot be read"):
+    with pytest.raises(InputError, match=r"^2 of 8 pairs cannot be used"):
         train.train(tiny_config(steps=2), data, tmp_path / "run", progress=False)
     assert all(any(images[i].name in line for line in caplog.messages) for i in (1, 5))
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 from purinet_jax.data.augment import augment, resize_image, resize_labels
 from purinet_jax.data.images import check_image, read_mask, read_rgb, to_png, write_atomically
-from purinet_jax.data.pairs import Example, Pairs, check_pairs, images_in, open_pairs
+from purinet_jax.data.pairs import Example, Pairs, bad_pairs, check_pairs, open_pairs
 from purinet_jax.data.pipeline import Batch, Batches, evaluation_batches, training_batches
 from purinet_jax.data.synthetic import write_synthetic
 
@@ -12,10 +12,10 @@ __all__ = [
     "Example",
     "Pairs",
     "augment",
+    "bad_pairs",
     "check_image",
     "check_pairs",
     "evaluation_batches",
-    "images_in",
     "open_pairs",
     "read_mask",
     "read_rgb",

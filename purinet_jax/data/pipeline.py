@@ -191,7 +191,7 @@ class _Augmented:
             position = (number * self.batch_size + place) * self.shards + self.shard
             example = self.pairs[index]
             _check_labels(self.pairs, example, self.max_regions)
-            _, *parts = augment(
+            _, mask, superpixels = augment(
                 example["image"],
                 example["mask"],
                 example.get("superpixels"),
@@ -203,7 +203,7 @@ class _Augmented:
                 jitter=self.jitter,
                 out=images[place],
             )
-            labels.append(_parts(index, *parts))
+            labels.append(_parts(index, mask, superpixels))
         return {"image": images, **_stack(labels)}
 
 

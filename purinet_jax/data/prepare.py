@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from purinet_jax.data.images import check_image
-from purinet_jax.data.pairs import Pairs, check_pairs, superpixel_kind, superpixel_source
+from purinet_jax.data.pairs import Pairs, bad_pairs, superpixel_kind, superpixel_source
 from purinet_jax.data.sets import SETS, VERSION, SalientSet
 from purinet_jax.data.sources import find_splits
 from purinet_jax.data.storage import prepared_metadata
@@ -78,7 +78,7 @@ def prepare(
         sources = {
             split: replace(pairs, superpixels=superpixel_source(pairs, superpixels)) for split, pairs in sources.items()
         }
-    left_out = _bad_pairs(sources, skip_bad, progress)
+    left_out = dict(zip(sources, bad_pairs(list(sources.values()), skip_bad, progress), strict=True))
     _check_space(output, sources, kind)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -164,21 +164,6 @@ def _check_same(target: Path, sources: Mapping[str, Pairs], superpixels: str) ->
     else:
         return
     raise InputError(f"{target}: holds a set already, with {difference}; remove it or choose another output")
-
-
-def _bad_pairs(sources: Mapping[str, Pairs], skip_bad: bool, progress: bool) -> dict[str, list[int]]:
-    """Indices of the pairs that cannot be used, by split; without `skip_bad` it is an error to have any."""
-    bad = {split: check_pairs(pairs, progress=progress) for split, pairs in sources.items()}
-    for found in bad.values():
-        for _, reason in found:
-            logger.warning("%s", reason)
-    number, total = sum(map(len, bad.values())), sum(map(len, sources.values()))
-    if number and not skip_bad:
-        raise InputError(f"{number} of {total} pairs cannot be used (named above); --skip-bad leaves them out")
-    for split, found in bad.items():
-        if len(found) == len(sources[split]):
-            raise InputError(f"{sources[split].path}: none of {len(found)} pairs can be used")
-    return {split: [index for index, _ in found] for split, found in bad.items()}
 
 
 def _check_space(output: Path, sources: Mapping[str, Pairs], superpixels: str) -> None:
