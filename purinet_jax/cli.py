@@ -31,11 +31,33 @@ TRAIN_EXAMPLES = """examples:
 
 The same command again goes on where the run in the output folder stopped. SIGTERM and Ctrl-C save first."""
 PREDICT_EXAMPLES = """examples:
-  purinet predict photo.jpg --checkpoint runs/stage3 -o maps
-  purinet predict photos/ more/one.png --checkpoint stage3.pth -o maps --batch 8"""
+  purinet predict photo.jpg                                       # photo_map.png
+  purinet predict photo.jpg --output-kind cutout                  # photo_cutout.png, transparent around the object
+  purinet predict photo.jpg --output-kind cutout --background white -o product.jpg
+  purinet predict photos/ 'more/**/*.jpg' -o maps                 # maps/<path below photos or more>/<stem>.png
+  purinet predict clip.mp4 --output-kind overlay                  # clip_overlay.mp4
+  curl -s https://example.org/photo.jpg | purinet predict - --output-kind mask > mask.png
+  purinet predict DUTS-TE-Image/ --checkpoint stage3.pth --no-refine -o maps --batch 8   # the authors' very maps
+
+Folders are searched for images (bmp, jpg, png, ppm, tiff, webp), those within too; hidden files and what an earlier run
+wrote are left out. Videos (mp4, webm, gif) must be named or matched, and need the extra: pip install
+'purinet_jax[video]'. Two images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Images are turned
+upright and converted to sRGB; pictures have the image's size. Nothing is fetched from the network."""
 EVALUATE_EXAMPLES = """examples:
   purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip
-  purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip --json"""
+  purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip ECSSD/ --json > numbers.json
+  purinet evaluate --maps U2Net/ BASNet=downloads/basnet.zip --masks DUTS-TE/DUTS-TE-Mask --plots plots
+  purinet evaluate --checkpoint ours=runs/stage3 --maps U2Net/ --data DUTS-TE.zip --per-image images.csv --latex
+
+Every number follows one of two protocols, and numbers of different protocols cannot be compared. purnet is the released
+code's, which the paper's tables use: all but a mask's brightest value is ground, F is that of the mean precision and
+recall, maps of another size are resized. pysod is PySODMetrics', which most of the field uses: object is above 128, F
+is the mean of the images', maps of another size are refused.
+wF is weighted F, S the S-measure; F and E are the largest and the mean over all thresholds, and those at twice the
+map's mean (adp); BIoU is the boundary IoU of the map cut at half.
+Maps have the names of their masks but for the ending; for several sets, each set's lie in a folder of its name.
+Methods are called after their folders or files, and as NAME if written NAME=PATH; so are data sets. The paper's numbers
+stand beside those of a set that has the published name and number of pairs."""
 CONVERT_EXAMPLES = """examples:
   purinet convert stage3.pth stage3.safetensors
   purinet convert resnet50-11ad3fa6.pth resnet50.safetensors
@@ -46,7 +68,8 @@ BENCHMARK_EXAMPLES = """examples:
   purinet benchmark --backbone mobilenet_v2 --size 224 --repeats 20 > benchmark.json
   purinet benchmark --data DUTS-TR.zip
   purinet benchmark --superpixels DUTS-TR.zip
-  purinet benchmark --metrics"""
+  purinet benchmark --metrics
+  purinet benchmark --predict"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,15 +129,92 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--quiet", action="store_true", help="no progress bars")
 
-    predict = command("predict", "Find the salient objects in images.", PREDICT_EXAMPLES)
-    predict.add_argument("images", nargs="+", type=Path, metavar="IMAGE|DIR")
-    predict.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="where maps go, as PNG")
-    _checkpoint_arguments(predict)
+    predict = command("predict", "Find the salient objects in images and videos.", PREDICT_EXAMPLES)
+    predict.add_argument("images", nargs="+", metavar="IMAGE|DIR|PATTERN|-", help="files, folders, patterns, or stdin")
+    predict.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR|FILE|-",
+        help="a folder, a file for one image, or stdout (default: <stem>_<kind>.png beside each image)",
+    )
+    predict.add_argument(
+        "--output-kind",
+        choices=("map", "mask", "cutout", "overlay", "attention"),
+        default="map",
+        help="grey map (the default), black-and-white mask, the object cut out, the image with the object tinted, or "
+        "panels of image, map, promotion, rectification and error that show why",
+    )
+    predict.add_argument(
+        "--threshold", type=_share, default=0.5, help="of masks, and of cut-outs' edges, between 0 and 1 (default 0.5)"
+    )
+    predict.add_argument(
+        "--background",
+        metavar="COLOR|IMAGE",
+        help="put cut-outs on a colour (white, '#80ff00') or on an image, which is scaled to cover",
+    )
+    predict.add_argument("--format", choices=("png", "jpg", "webp", "tiff"), help="of images (default png)")
+    there = predict.add_mutually_exclusive_group()
+    there.add_argument("--overwrite", action="store_true", help="replace files that exist (they are refused otherwise)")
+    there.add_argument("--skip-existing", action="store_true", help="leave files that exist, and skip their images")
+    predict.add_argument(
+        "--no-refine",
+        action="store_true",
+        help="resize maps as the authors' code does; otherwise edges follow those of images larger than the network's "
+        "square",
+    )
+    predict.add_argument(
+        "--json", action="store_true", help="print a line of JSON per image: input and output, or error"
+    )
+    predict.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN|FILE",
+        help="a run's folder or a file of weights (default: the package's)",
+    )
+    _network_arguments(predict)
 
-    evaluate = command("evaluate", "Measure a network on a data set.", EVALUATE_EXAMPLES)
-    evaluate.add_argument("--data", required=True, type=Path, metavar="DIR|ZIP", help="pairs of image and mask")
-    evaluate.add_argument("--json", action="store_true", help="print JSON")
-    _checkpoint_arguments(evaluate)
+    evaluate = command("evaluate", "Measure networks, or maps from files, on data sets.", EVALUATE_EXAMPLES)
+    evaluate.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        metavar="RUN|FILE",
+        help="networks: runs' folders or files of weights (default without --maps: the weights in this package)",
+    )
+    evaluate.add_argument("--maps", nargs="+", default=[], metavar="DIR|ZIP", help="maps from files, one method each")
+    truth = evaluate.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--data", nargs="+", metavar="DIR|ZIP", help="data sets: pairs of image and mask")
+    truth.add_argument("--masks", metavar="DIR|ZIP", help="masks alone, for --maps")
+    evaluate.add_argument(
+        "--protocol", choices=("purnet", "pysod", "both"), default="both", help="whose rules to follow (default both)"
+    )
+    evaluate.add_argument(
+        "--skip-unpaired", action="store_true", help="leave out files without a counterpart, and say how many"
+    )
+    form = evaluate.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, with all digits, instead of a table")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values, with all digits")
+    form.add_argument("--markdown", action="store_true", help="print a table in Markdown")
+    form.add_argument("--latex", action="store_true", help="print a table in LaTeX (package booktabs)")
+    evaluate.add_argument(
+        "--per-image",
+        type=Path,
+        metavar="FILE.csv",
+        help="write each image's numbers, the worst mean absolute error (of the first protocol) first",
+    )
+    evaluate.add_argument(
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="draw curves of precision, recall, F and E, and the 16 worst images (by the same order)",
+    )
+    evaluate.add_argument(
+        "--workers",
+        type=_not_negative,
+        default=os.cpu_count() or 1,
+        help="processes that measure (default: as many as CPUs; 0: none but this one)",
+    )
+    _network_arguments(evaluate)
 
     convert = command("convert", "Convert weights of PyTorch and Keras to this package's, and back.", CONVERT_EXAMPLES)
     convert.add_argument("source", type=Path, metavar="SOURCE", help=".pth, .npz, .safetensors or a run's folder")
@@ -141,23 +241,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR|ZIP", help="measure the input pipeline instead, on these pairs"
     )
     instead.add_argument("--metrics", action="store_true", help="measure the metrics instead, beside PySODMetrics")
+    instead.add_argument(
+        "--predict", action="store_true", help="measure `purinet predict` instead, with the package's weights"
+    )
     benchmark.add_argument(
-        "--images", type=_positive, help="images measured on (default: 100 superpixels, 960 data, 20 metrics)"
+        "--images",
+        type=_positive,
+        help="images measured on (default: 100 superpixels, 960 data, 20 metrics, 300 predict)",
     )
     return parser
 
 
-def _checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        type=Path,
-        metavar="RUN|FILE",
-        help="a run's folder or a file of weights",
-    )
+def _network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_positive, default=1, help="images at a time (default 1)")
     parser.add_argument(
-        "--size", type=_positive, help="side that images are squashed to (default: that of training, or 320)"
+        "--size",
+        type=_positive,
+        help="side that images are squashed to (default: that of training, or 320; 224 for the package's weights)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -167,6 +267,28 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _named(text: str) -> tuple[str | None, Path]:
+    """NAME=PATH in its parts; no name where there is only a path, which may hold an equals sign itself."""
+    name, _, path = text.partition("=")
+    if not name or not path or "/" in name or Path(text).exists():
+        return None, Path(text)
+    return name, Path(path)
 
 
 def load_config(path: str, overrides: Sequence[str]) -> Any:
@@ -233,8 +355,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from purinet_jax.memory import keep_freed_memory
     from purinet_jax.train import NonFiniteLoss, train
 
+    keep_freed_memory()
     config = load_config(arguments.config, overrides)
     try:
         train(
@@ -255,33 +379,106 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from purinet_jax.predict import load, predict_files
+    from contextlib import closing
 
-    failures = predict_files(
-        load(arguments.checkpoint, arguments.size),
+    from purinet_jax.files import ENDINGS, STANDARD, Style, plan, predict_files, read_background
+
+    kind = arguments.output_kind
+    if arguments.background is not None and kind != "cutout":
+        raise InputError(f"--background: is for --output-kind cutout, not {kind}")
+    background = None if arguments.background is None else read_background(arguments.background)
+    ending = ENDINGS.get(arguments.format)
+    jobs = plan(
         arguments.images,
         arguments.output,
-        batch_size=arguments.batch,
-        progress=not arguments.quiet,
+        kind=kind,
+        ending=ending,
+        transparent=kind == "cutout" and background is None,
+        existing="overwrite" if arguments.overwrite else "skip" if arguments.skip_existing else "refuse",
     )
-    for failure in failures:
-        print(f"purinet: {failure}", file=sys.stderr)
-    return 2 if failures else 0
+    if not jobs:
+        print("all there already, nothing to do")
+        return 0
+    # Only now, because it imports JAX.
+    from purinet_jax.predict import load, show_progress
+
+    predictor = load(arguments.checkpoint, arguments.size)
+    style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
+    done, failed = [], 0
+    progress = not arguments.quiet
+    results = predict_files(predictor, jobs, style, batch_size=arguments.batch, progress=progress and len(jobs) == 1)
+    with closing(results):
+        for result in show_progress(results, len(jobs), progress and len(jobs) > 1):
+            if result.error is not None:
+                failed += 1
+                print(f"purinet: {result.error}", file=sys.stderr)
+            else:
+                done.append(result.job.output)
+            if arguments.json:
+                place = {"output": str(result.job.output)} if result.error is None else {"error": result.error}
+                print(json.dumps({"input": str(result.job.source), **place}), flush=True)
+    if done and STANDARD not in done and not arguments.json and not arguments.quiet:
+        print(_whereabouts(done, kind, arguments.output))
+    return 2 if failed else 0
+
+
+def _whereabouts(files: Sequence[Path], kind: str, output: str | None) -> str:
+    """One line that says where pictures are."""
+    if len(files) == 1:
+        return str(files[0])
+    named = f"{len(files):,} files"
+    return f"{named} in {output}" if output else f"{named} beside the images, as <name>_{kind}{files[0].suffix}"
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from purinet_jax.data import open_pairs
-    from purinet_jax.evaluate import evaluate
-    from purinet_jax.predict import load
+    from purinet_jax.evaluate import PROTOCOLS, Maps, Network, evaluate, open_data, open_maps, open_masks
+    from purinet_jax.tables import notes, per_image_csv, table_rows, to_csv, to_json, to_latex, to_markdown, to_text
 
-    pairs = open_pairs(arguments.data)
-    result = evaluate(
-        load(arguments.checkpoint, arguments.size), pairs, batch_size=arguments.batch, progress=not arguments.quiet
-    )
-    if arguments.json:
-        print(json.dumps(result))
+    # What is asked for must have a place before minutes are spent on it.
+    if arguments.per_image is not None and not arguments.per_image.absolute().parent.is_dir():
+        raise InputError(f"{arguments.per_image}: its folder does not exist")
+    if arguments.plots is not None:
+        from purinet_jax.plots import open_plots, write_plots
+
+        open_plots(arguments.plots)
+    if arguments.masks is not None:
+        name, path = _named(arguments.masks)
+        truths = [open_masks(path, name)]
     else:
-        print(f"MAE {result['mae']:.4f} ({result['protocol']} protocol, {result['images']} images)")
+        truths = [open_data(path, name, arguments.skip_unpaired) for name, path in map(_named, arguments.data)]
+    methods: list[Network | Maps] = []
+    if arguments.checkpoint or not arguments.maps:
+        from purinet_jax.predict import SHIPPED, load
+
+        for name, path in map(_named, arguments.checkpoint):
+            network = load(path, arguments.size)
+            methods.append(Network(name or (path.resolve().name if path.is_dir() else path.stem), network))
+        if not arguments.checkpoint:
+            methods.append(Network(SHIPPED.stem, load(None, arguments.size)))
+    methods += [open_maps(path, name) for name, path in map(_named, arguments.maps)]
+    evaluations = evaluate(
+        methods,
+        truths,
+        protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
+        batch_size=arguments.batch,
+        workers=arguments.workers,
+        skip_unpaired=arguments.skip_unpaired,
+        per_image=arguments.per_image is not None,
+        progress=not arguments.quiet,
+    )
+    rows, remarks = table_rows(evaluations), notes(evaluations)
+    forms = {"json": to_json, "csv": to_csv, "markdown": to_markdown, "latex": to_latex}
+    form = next((forms[name] for name in forms if getattr(arguments, name)), to_text)
+    print(form(rows), end="")
+    for remark in remarks:
+        print(remark, file=sys.stdout if form is to_text else sys.stderr)
+    if arguments.per_image is not None:
+        from purinet_jax.data.images import write_atomically
+
+        text = per_image_csv(evaluations).encode("utf-8", "surrogateescape")
+        write_atomically(arguments.per_image, text)
+    if arguments.plots is not None:
+        write_plots(arguments.plots, evaluations, methods, truths, batch_size=arguments.batch)
     return 0
 
 
@@ -314,6 +511,10 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         from purinet_jax.benchmarks.metrics import benchmark_metrics
 
         result = benchmark_metrics(images=arguments.images or 20, repeats=arguments.repeats)
+    elif arguments.predict:
+        from purinet_jax.benchmarks.predict import benchmark_predict
+
+        result = benchmark_predict(size=arguments.size, images=arguments.images or 300, repeats=arguments.repeats)
     else:
         from purinet_jax.benchmarks.network import benchmark_network
 
@@ -344,6 +545,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Compiled programs are kept between runs: a run that goes on, or a second picture, starts at once.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purinet_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    # By JAX's default of a second, a fast machine would compile a small network at each start.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     # TensorStore and XLA write notes of their own to stderr before Python can filter them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:

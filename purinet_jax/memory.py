@@ -1,5 +1,5 @@
-"""The C library's allocator, told what suits a training process on CPUs. The program (`purinet train`) calls it; nothing
-that is imported does, since it holds for the whole process.
+"""The C library's allocator, told what suits a training process on CPUs. The program (`purinet train`) calls it;
+nothing that is imported does, since it holds for the whole process.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Lets the process keep what it frees for its next allocation instead of giving it back to the system.
 
-    A train step on the CPU allocates gigabytes anew each time; given back in between, every page of it is faulted in and
-    zeroed again. Kept, the step of PurNet-Lite took three quarters of the time (docs/training.md); that of ResNet-50, as
-    long as before. The process then stays as large as it once was.
+    A train step on the CPU allocates gigabytes anew each time; given back in between, every page of it is faulted in
+    and zeroed again. Kept, the step of PurNet-Lite took three quarters of the time (docs/training.md); that of
+    ResNet-50, as long as before. The process then stays as large as it once was.
 
     Returns:
       Whether the C library took the settings: the GNU one on Linux does.
@@ -27,4 +27,5 @@ def keep_freed_memory() -> bool:
         return False
     # One arena, since only the main one can grow without bound; its top is never trimmed; nothing is mapped apart.
     settings = ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0))
-    return all([mallopt(setting, value) == 1 for setting, value in settings])
+    taken = [mallopt(setting, value) == 1 for setting, value in settings]
+    return all(taken)

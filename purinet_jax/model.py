@@ -130,6 +130,13 @@ class PurNet(nn.Module):
         return Maps(tuple(saliency), tuple(promotion), tuple(rectification), tuple(error))
 
 
+def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """uint8 RGB [batch, height, width, 3] → float32, (x/255 − mean) / std; float images are normalised already."""
+    if images.dtype != jnp.uint8:
+        return images
+    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
 def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32) -> PurNet:
     """The network that a model configuration describes.
 

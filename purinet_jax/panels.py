@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import jax
 import numpy as np
 
@@ -10,20 +11,22 @@ from purinet_jax.model import Maps
 
 
 def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
-    """One row per image: image, mask, and the level-1 maps that there are.
+    """One row per image: image, mask if it is given, and the level-1 maps that there are.
 
     In this order: saliency, its mean over each superpixel (what the structural loss sees), promotion, rectification,
     and the signed error as red (object missed) and blue (background taken).
 
     Args:
-      batch: `image` uint8 [batch, height, width, 3], `mask` [batch, height, width, 1] of 0 and 1 and, optionally,
+      batch: `image` uint8 [batch, height, width, 3] and, optionally, `mask` [batch, height, width, 1] of 0 and 1 and
         `superpixels` [batch, height, width].
       maps: what the network predicts for these images.
 
     Returns:
       uint8 [rows · height, columns · width, 3].
     """
-    columns = [np.asarray(batch["image"]), _grey(batch["mask"])]
+    columns = [np.asarray(batch["image"])]
+    if "mask" in batch:
+        columns.append(_grey(batch["mask"]))
     saliency = np.asarray(jax.nn.sigmoid(maps.saliency[0]))
     columns.append(_grey(saliency))
     if "superpixels" in batch:
@@ -35,6 +38,27 @@ def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
         columns.append(_grey(jax.nn.sigmoid(maps.rectification[0])))
         columns.append(_signed(np.tanh(np.asarray(maps.error[0]))))
     return tile(columns)
+
+
+def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.ndarray:
+    """`panel` of one image in its own proportions: image, saliency, promotion, rectification and error side by side.
+
+    Args:
+      square: uint8 [size, size, 3], the image as the network saw it.
+      maps: what the network predicts for it at the finest level, each [1, size, size, 1].
+      shape: height and width of the image (and more), pixels.
+
+    Returns:
+      uint8 [rows, 5 · columns, 3]: the image fitted into the square, never enlarged.
+    """
+    scale = min(1.0, len(square) / max(shape[:2]))
+    size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
+
+    def fit(picture: np.ndarray) -> np.ndarray:
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+    fitted = Maps(*((fit(np.asarray(level[0])[0, ..., 0])[None, ..., None],) for level in maps))
+    return panel({"image": fit(square)[None]}, fitted)
 
 
 def tile(columns: Sequence[np.ndarray]) -> np.ndarray:

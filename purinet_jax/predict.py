@@ -1,13 +1,14 @@
-"""Weights and images in, saliency maps out: as arrays (`load(...).predict(...)`) or as the PNG files that the
-authors' released code writes (`predict_files`). Both squash the image to the network's square, compute the
-finest map alone, and resize it to the image. Files are read and written in threads beside the device.
+"""Weights and images in, saliency maps out. Each image is squashed to the network's square, only the finest map is
+computed, and it is resized to the image: by guided upsampling for people (`load().predict(…)`), or as the authors'
+released code does it, to the grey level, for measuring (`predict_stream`). Streams read and finish images in threads
+beside the device.
 """
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -15,22 +16,30 @@ from typing import Any, TypeVar, overload
 import cv2
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jax import Array
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_rgb, to_png, to_rgb, write_atomically
-from purinet_jax.data.pairs import images_in
+from purinet_jax.data.images import read_picture, to_rgb
 from purinet_jax.errors import InputError
-from purinet_jax.model import PurNet, build_model
-from purinet_jax.step import normalise
+from purinet_jax.model import Maps, PurNet, build_model, normalise
+from purinet_jax.refine import refine_map
+from purinet_jax.tensor_files import read_metadata, read_tensors
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
+SHIPPED = Path(__file__).with_name("weights") / "purnet_lite.safetensors"
+"""The weights that come with the package."""
+
+# The size at which those weights do best (docs/training.md).
+_SHIPPED_SIZE = 224
+
 # `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
 _MOST_AT_ONCE = 8
 
+_Answer = TypeVar("_Answer")
 _Argument = TypeVar("_Argument")
 _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
@@ -43,9 +52,19 @@ def saliency_maps(model: PurNet, variables: Mapping[str, Any], images: Array) ->
     Values are in [0, 1]. Since nothing else is returned, XLA computes neither the other levels' maps nor the
     auxiliary heads.
     """
-    images = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)
-    maps: Any = model.apply(variables, images)
-    return jax.nn.sigmoid(maps.saliency[0][..., 0])
+    return jax.nn.sigmoid(_answer(model, variables, images).saliency[0][..., 0])
+
+
+@jax.jit(static_argnums=0)
+def finest_maps(model: PurNet, variables: Mapping[str, Any], images: Array) -> Maps:
+    """The finest level of all that the network predicts, and no other: uint8 RGB [batch, height, width, 3] → `Maps`
+    of one level each, or of none without attention."""
+    return Maps(*(levels[:1] for levels in _answer(model, variables, images)))
+
+
+def _answer(model: PurNet, variables: Mapping[str, Any], images: Array) -> Maps:
+    maps: Any = model.apply(variables, normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std))
+    return maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +82,27 @@ class Predictor:
     size: int = 320
 
     @overload
-    def predict(self, images: ImageLike, size: int | None = None) -> np.ndarray: ...
+    def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
 
     @overload
-    def predict(self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None) -> list[np.ndarray]: ...
+    def predict(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None, refine: bool = True
+    ) -> list[np.ndarray]: ...
 
     def predict(
-        self, images: ImageLike | list[ImageLike] | tuple[ImageLike, ...], size: int | None = None
+        self,
+        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        size: int | None = None,
+        refine: bool = True,
     ) -> np.ndarray | list[np.ndarray]:
         """Finds the salient objects in one image or in each image of a list.
 
-        Each map is resized to its image as it left the network, in floating point. (`predict_files` rounds
-        down to 256 levels first, as the authors do.)
-
         Args:
-          images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF
-            orientation says; arrays and Pillow images are taken as they are.
+          images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF orientation
+            says and are sRGB (`read_picture`); arrays and Pillow images are taken as they are.
           size: side of the square that images are squashed to, pixels; the predictor's own if not given.
+          refine: let a map's edges follow those of its image where that is larger than the square
+            (`purinet_jax.refine`); otherwise, and with False, the network's answer is resized bilinearly.
 
         Returns:
           float32 [height, width] in [0, 1], of the image's size; a list of them for a list.
@@ -89,17 +112,19 @@ class Predictor:
         """
         size = _checked_size(self.size if size is None else size)
         if not isinstance(images, list | tuple):
-            return self._predict_some([images], size)[0]
+            return self._predict_some([images], size, refine)[0]
         maps: list[np.ndarray] = []
         for start in range(0, len(images), _MOST_AT_ONCE):
-            maps += self._predict_some(images[start : start + _MOST_AT_ONCE], size)
+            maps += self._predict_some(images[start : start + _MOST_AT_ONCE], size, refine)
         return maps
 
-    def _predict_some(self, images: Sequence[ImageLike], size: int) -> list[np.ndarray]:
+    def _predict_some(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
         arrays = [_pixels(image) for image in images]
-        maps = self.squashed_maps([resize_image(array, size, size) for array in arrays], len(arrays))
+        squares = [resize_image(array, size, size) for array in arrays]
+        maps = self.squashed_maps(squares, len(squares))
+        resize = refine_map if refine else lambda saliency, _, image: resize_map(saliency, image.shape)
         # Interpolation may leave [0, 1] by a rounding error.
-        return [np.clip(_resize_map(saliency, array.shape), 0, 1) for saliency, array in zip(maps, arrays, strict=True)]
+        return [np.clip(resize(*parts), 0, 1) for parts in zip(maps, squares, arrays, strict=True)]
 
     def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         """The maps of squares, before they are resized.
@@ -111,18 +136,26 @@ class Predictor:
         Returns:
           float32 [images, size, size] in [0, 1].
         """
-        batch = np.zeros((batch_size, *images[0].shape), np.uint8)
-        batch[: len(images)] = images
+        batch = _filled_up(images, batch_size)
         return np.asarray(saliency_maps(self.model, self.variables, batch))[: len(images)]
 
+    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> list[Maps]:
+        """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
+        one float32 [1, size, size, 1] each."""
+        maps = finest_maps(self.model, self.variables, _filled_up(images, batch_size))
+        levels = [np.split(np.asarray(level[0]), batch_size) for level in maps if level]
+        return [Maps(*((level,) for level in parts)) for parts in zip(*levels, strict=True)][: len(images)]
 
-def load(path: str | os.PathLike[str], size: int | None = None) -> Predictor:
+
+def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:
     """Loads a network, whatever it is stored in.
 
     Args:
       path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
-        those two; the folder of a training run, or of one of its checkpoints.
-      size: side in pixels that images are squashed to; by default that of the run, or 320.
+        those two; the folder of a training run, or of one of its checkpoints. The weights that come with the
+        package (PurNet on MobileNetV2, light) if not given.
+      size: side in pixels that images are squashed to; by default that of the run, or 320 (224 for the package's
+        own weights).
 
     Returns:
       A predictor with its variables on the first device.
@@ -130,65 +163,32 @@ def load(path: str | os.PathLike[str], size: int | None = None) -> Predictor:
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
     """
-    # Here, so that predicting with a network at hand does not need Orbax.
-    from purinet_jax.checkpoints import load_weights, training_size
+    if path is None:
+        variables, config = _read_shipped()
+        return Predictor(build_model(config), jax.device_put(variables), size or _SHIPPED_SIZE)
+    from purinet_jax.convert import load_file
 
-    variables, config = load_weights(Path(path))
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file or folder")
+    usual_size = None
+    if os.path.isdir(path):
+        # Here, because Orbax is slow to import and files do without it.
+        from purinet_jax.checkpoints import training_size
+
+        usual_size = training_size(path)
+    variables, config = load_file(path)
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
-    return Predictor(build_model(config), jax.device_put(variables), size or training_size(path) or 320)
+    return Predictor(build_model(config), jax.device_put(variables), size or usual_size or 320)
 
 
-def predict_files(
-    predictor: Predictor,
-    paths: Iterable[str | os.PathLike[str]],
-    output: str | os.PathLike[str],
-    *,
-    batch_size: int = 1,
-    progress: bool = True,
-) -> list[str]:
-    """Writes each image's map as `<output>/<image's name without ending>.png`, as the authors' code does.
-
-    That is grey, uint8 [height, width]: the map truncated to 256 levels at the network's size, then resized
-    to the image. Each file appears whole or not at all, and replaces one of its name.
-
-    Args:
-      predictor: the network.
-      paths: image files, and folders, whose images are taken in the order of their names (folders in them are
-        not entered).
-      output: the folder to write to; made if missing.
-      batch_size: how many images the network takes at once.
-      progress: whether to show a bar on stderr.
-
-    Returns:
-      One line for each image that could not be read, naming it; all others are done.
-
-    Raises:
-      InputError: a path does not exist or holds no image, two images would be written to one name or one over
-        another, or `output` cannot be written to. Except for the last, nothing is written then.
-    """
-    images = images_in(*map(Path, paths))
-    output = Path(output)
-    files = _output_files(images, output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{output}: is a file or lies below one; maps need a folder") from error
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made: {error.strerror or error}") from error
-
-    def read(index: int) -> tuple[np.ndarray, None]:
-        return read_rgb(images[index]), None
-
-    def write(index: int, saliency: np.ndarray, _: None) -> None:
-        write_atomically(files[index], to_png(saliency))
-
-    failures = []
-    with closing(predict_stream(predictor, len(images), read, write, batch_size=batch_size)) as results:
-        for result in show_progress(results, len(images), progress):
-            if isinstance(result, InputError):
-                failures.append(str(result))
-    return failures
+def _read_shipped() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables and model configuration of the package's own weights, not compared with the network's shapes as
+    `load_file` does: tracing the network for that would take as long as predicting."""
+    config = json.loads(read_metadata(SHIPPED)["model"])
+    tensors = read_tensors(SHIPPED)
+    variables = unflatten_dict({tuple(name.split("/")): tensor.astype(np.float32) for name, tensor in tensors.items()})
+    return variables, config
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,6 @@ class _Squashed:
     beside: Any
 
 
-_Mapped = tuple[_Squashed, np.ndarray]  # with its map, uint8 [size, size]
-
-
 def predict_stream(
     predictor: Predictor,
     count: int,
@@ -212,7 +209,7 @@ def predict_stream(
     *,
     batch_size: int,
 ) -> Generator[_Result | InputError]:
-    """Predicts on `count` images, of which a few batches are in memory at any time.
+    """Predicts on `count` images as the authors' released code does, a few batches being in memory at any time.
 
     Args:
       predictor: the network.
@@ -224,16 +221,42 @@ def predict_stream(
       batch_size: how many images the network takes at once, at least 1.
 
     Yields:
-      The results in the images' order, and in between the InputError of each image that `read` could not
-      read. Close the generator where it may not be run to its end.
+      For each image, in order, the result, or the InputError where `read` could not read it. Close the generator
+      where it may not be run to its end.
 
     Raises:
       InputError: `batch_size` or the predictor's size is not positive, or `finish` raised it.
     """
+
+    def complete(index: int, saliency: np.ndarray, image: _Squashed) -> _Result:
+        return finish(index, released_map(saliency, image.shape), image.beside)
+
+    yield from answer_stream(predictor.squashed_maps, predictor.size, count, read, complete, batch_size=batch_size)
+
+
+def answer_stream(
+    ask: Callable[[Sequence[np.ndarray], int], Iterable[_Answer]],
+    size: int,
+    count: int,
+    read: Callable[[int], tuple[np.ndarray, Any]],
+    finish: Callable[[int, _Answer, _Squashed], _Result],
+    *,
+    batch_size: int,
+) -> Generator[_Result | InputError]:
+    """`predict_stream` before anything is made of the network's answers.
+
+    Args:
+      ask: squares and batch size, as of `Predictor.squashed_maps`, → one answer for each square.
+      size: side of the squares, pixels.
+      count, read, batch_size: as of `predict_stream`.
+      finish: index, answer, and the image without its pixels: its square, its shape and what `read` gave → a result.
+
+    Yields, raises: as `predict_stream`.
+    """
     if batch_size < 1:
         raise InputError(f"batch_size: must be at least 1, not {batch_size}")
     batch_size = min(batch_size, max(count, 1))
-    size = _checked_size(predictor.size)
+    size = _checked_size(size)
 
     def squash(index: int) -> _Squashed | InputError:
         try:
@@ -242,34 +265,33 @@ def predict_stream(
             return error
         return _Squashed(index, resize_image(image, size, size), image.shape, beside)
 
-    def with_maps(squashed: Iterable[_Squashed | InputError]) -> Iterator[_Mapped | InputError]:
-        batch: list[_Squashed] = []
+    def with_answers(squashed: Iterable[_Squashed | InputError]) -> Iterator[tuple[_Squashed, _Answer] | InputError]:
+        batch: list[_Squashed | InputError] = []  # errors keep their places between the images
+        images = 0
         for image in squashed:
-            if isinstance(image, InputError):
-                yield image
-                continue
             batch.append(image)
-            if len(batch) == batch_size:
+            images += isinstance(image, _Squashed)
+            if images == batch_size:
                 yield from on_device(batch)
-                batch = []
-        if batch:
-            yield from on_device(batch)
+                batch, images = [], 0
+        yield from on_device(batch)
 
-    def on_device(batch: list[_Squashed]) -> Iterator[_Mapped]:
-        maps = predictor.squashed_maps([image.square for image in batch], batch_size)
-        return zip(batch, (maps * 255).astype(np.uint8), strict=True)
+    def on_device(batch: list[_Squashed | InputError]) -> Iterator[tuple[_Squashed, _Answer] | InputError]:
+        squares = [image.square for image in batch if isinstance(image, _Squashed)]
+        answers = iter(ask(squares, batch_size) if squares else ())
+        return (image if isinstance(image, InputError) else (image, next(answers)) for image in batch)
 
-    def complete(image: _Mapped | InputError) -> _Result | InputError:
+    def complete(image: tuple[_Squashed, _Answer] | InputError) -> _Result | InputError:
         if isinstance(image, InputError):
             return image
-        squashed, saliency = image
-        return finish(squashed.index, _resize_map(saliency, squashed.shape), squashed.beside)
+        squashed, answer = image
+        return finish(squashed.index, answer, squashed)
 
     threads = min(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="purinet")
     try:
         squashed = _ahead(pool, squash, range(count), 2 * batch_size + threads)
-        yield from _ahead(pool, complete, with_maps(squashed), batch_size)
+        yield from _ahead(pool, complete, with_answers(squashed), batch_size)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -290,28 +312,22 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def show_progress(results: Iterable[_Result], count: int, progress: bool) -> Iterable[_Result]:
-    """`results`, of which there are `count`, with a bar on stderr if `progress`."""
+def show_progress(results: Iterable[_Result], count: int | None, progress: bool) -> Iterable[_Result]:
+    """`results`, of which there are `count` (None: not known), with a bar on stderr if `progress`."""
+    if not progress:
+        return results
     from tqdm import tqdm
 
-    return tqdm(results, total=count, desc="predicting", unit="image", disable=not progress)
+    return tqdm(results, total=count, desc="predicting", unit="image")
 
 
-def _output_files(images: Sequence[Path], output: Path) -> list[Path]:
-    """Where each image's map goes. Raises InputError where that is another one's place, or an image's."""
-    sources = {image.resolve(): image for image in images}
-    claimed: dict[Path, Path] = {}
-    for image in images:
-        file = output / f"{image.stem}.png"
-        if file in claimed:
-            raise InputError(f"{file}: both {claimed[file]} and {image} would be written to it")
-        if file.resolve() in sources:
-            raise InputError(f"{file}: the map of {image} would replace the image {sources[file.resolve()]}")
-        claimed[file] = image
-    return list(claimed)
+def released_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """What the authors' files hold of a map float32 [rows, columns] in [0, 1]: it is truncated to 256 levels, then
+    resized to [height, width, …]; uint8."""
+    return resize_map((saliency * 255).astype(np.uint8), shape)
 
 
-def _resize_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def resize_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A map [rows, columns], uint8 or float32, resized to [height, width, …] by OpenCV's bilinear filter."""
     return cv2.resize(saliency, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
@@ -319,7 +335,7 @@ def _resize_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def _pixels(image: ImageLike) -> np.ndarray:
     """An image of any kind that `predict` takes as uint8 [height, width, 3]."""
     if isinstance(image, str | os.PathLike):
-        return read_rgb(Path(image))
+        return read_picture(Path(image))[0]
     if isinstance(image, Image.Image):
         return to_rgb(image, "image")
     if not isinstance(image, np.ndarray | Array):
@@ -332,6 +348,13 @@ def _pixels(image: ImageLike) -> np.ndarray:
             f"not {array.dtype} {list(array.shape)}"
         )
     return np.repeat(array[:, :, None], 3, axis=2) if grey else array
+
+
+def _filled_up(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    """A batch of `batch_size` squares, black behind the last image."""
+    batch = np.zeros((batch_size, *images[0].shape), np.uint8)
+    batch[: len(images)] = images
+    return batch
 
 
 def _checked_size(size: int) -> int:

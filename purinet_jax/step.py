@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.interpreters import ad
 
 from purinet_jax.losses import Objective, purnet_losses, total_loss
-from purinet_jax.model import PurNet
+from purinet_jax.model import PurNet, normalise
 from purinet_jax.optim import parameter_group
 from purinet_jax.superpixels import REGIONS, grid_regions, slic_regions
 
@@ -83,13 +83,6 @@ def create_state(
         accumulate=accumulate,
         average_decay=average_decay,
     )
-
-
-def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """uint8 RGB [batch, height, width, 3] → float32, (x/255 − mean) / std; float images are normalised already."""
-    if images.dtype != jnp.uint8:
-        return images
-    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
 def with_superpixels(batch: Batch, objective: Objective) -> Batch:

@@ -9,9 +9,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from purinet_jax.panels import tile
+from purinet_jax.plots import fit
 
 
 def contact_sheet(
@@ -40,11 +41,8 @@ def contact_sheet(
 
 
 def _fit(file: Path, cell: int) -> np.ndarray:
-    """A picture as uint8 [cell, cell, 3], whole, on a dark blue ground that no mask or map has."""
-    gap = 4
     with Image.open(file) as picture:
-        fitted = ImageOps.pad(picture.convert("RGB"), (cell - gap, cell - gap), color=(24, 32, 56))
-    return np.asarray(ImageOps.expand(fitted, gap // 2, (24, 32, 56)))
+        return fit(np.asarray(picture.convert("RGB")), cell)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import pytest
 from purinet_jax.benchmarks.data import benchmark_data
 from purinet_jax.benchmarks.metrics import benchmark_metrics
 from purinet_jax.benchmarks.network import benchmark_network
+from purinet_jax.benchmarks.predict import benchmark_predict
 from purinet_jax.data import write_synthetic
 
 
@@ -36,3 +37,13 @@ def test_metrics_are_measured_beside_pysodmetrics() -> None:
     ours, theirs = result["ours"], result["pysodmetrics"]
     assert set(ours["parts_ms"]) > {"weighted_f", "s_measure"}
     assert result["to_pysodmetrics"] == pytest.approx(ours["median_ms"] / theirs["median_ms"], rel=0.05)
+
+
+def test_predicting_is_measured_from_the_command_line_on() -> None:
+    result = benchmark_predict(size=64, images=3, repeats=1)
+    assert 0 < result["network"]["minimum_ms"] <= result["network"]["median_ms"]
+    first, folder = result["first_picture_s"], result["folder"]
+    # Both are whole processes; only the compiler makes the difference, and a folder holds its first picture too.
+    assert 0 < first["with_cache"] < first["without_cache"]
+    assert folder["images_per_second"] == pytest.approx(3 / folder["seconds"], rel=0.05)
+    assert folder["seconds"] * 1000 > 3 * result["network"]["minimum_ms"]

@@ -1,6 +1,7 @@
 """The command line: one line and exit code 2 for what cannot be used, and the whole way from weights to maps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -110,17 +111,79 @@ def test_predict_evaluate_and_convert(
             assert found.mode == "L"
     assert len(list(output.iterdir())) == 2
 
-    assert main(["evaluate", "--data", str(data), "--json", *arguments]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["images"] == 3
-    assert 0 < result["mae"] < 1
-    assert main(["evaluate", "--data", str(data), *arguments]) == 0
-    assert f"MAE {result['mae']:.4f} (purnet protocol, 3 images)" in capsys.readouterr().out
-
     copy = tmp_path / "copy.npz"
     assert main(["convert", str(weights), str(copy)]) == 0
     assert "mobilenet_v2" in capsys.readouterr().out
     assert main(["predict", str(images[2]), "-o", str(output), "--checkpoint", str(copy), "--quiet"]) == 0
+
+
+def test_evaluate_measures_networks_and_maps_and_prints_what_is_asked_for(
+    tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = tmp_path / "maps"
+    shutil.copytree(data / "DUTS-TR-Mask", maps)
+    network = [f"ours={weights}", "--data", f"small={data}", "--size", "32", "--quiet"]
+    images, plots = tmp_path / "images.csv", tmp_path / "plots"
+    command = ["evaluate", "--maps", str(maps), "--checkpoint", *network, "--workers", "0"]
+    assert main([*command, "--json", "--per-image", str(images), "--plots", str(plots)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["data_set"], row["protocol"], row["method"], row["images"], row["size"]) for row in rows] == [
+        ("small", "purnet", "ours", 3, 32),
+        ("small", "purnet", "maps", 3, None),
+        ("small", "pysod", "ours", 3, 32),
+        ("small", "pysod", "maps", 3, None),
+    ]
+    assert 0 < rows[0]["mae"] < 1
+    assert rows[1]["mae"] == rows[3]["mae"] == 0
+    assert len(images.read_text().splitlines()) == 1 + 6
+    assert images.read_text().splitlines()[1].startswith("small,ours,synthetic_0000")
+    assert sorted(file.name for file in plots.iterdir()) == [
+        "small-curves.png",
+        "small-maps-worst.png",
+        "small-ours-worst.png",
+    ]
+
+    against_masks = ["evaluate", "--maps", str(maps), "--masks", str(data / "DUTS-TR-Mask"), "--quiet"]
+    for form, begin in (
+        ("--csv", "data_set,"),
+        ("--markdown", "| data set "),
+        ("--latex", "% needs"),
+        ("", "data set"),
+    ):
+        assert main([*against_masks, "--protocol", "pysod", *filter(None, [form])]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(begin)
+        assert "DUTS-TR" in printed
+        assert "pysod" in printed
+        assert "purnet" not in printed
+
+
+def test_evaluate_names_what_it_cannot_use_before_it_begins(
+    tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = tmp_path / "maps"
+    shutil.copytree(data / "DUTS-TR-Mask", maps)
+    command = ["evaluate", "--maps", str(maps), "--data", str(data), "--quiet", "--workers", "0"]
+    (tmp_path / "a=b").mkdir()
+    shutil.copy(next(maps.iterdir()), tmp_path / "a=b")
+    assert_refused(
+        capsys, [*command, "--maps", str(maps), str(tmp_path / "a=b")], "a=b: in DUTS-TR, no map for 2 masks"
+    )
+    assert_refused(capsys, [*command, "--per-image", str(tmp_path / "none" / "a.csv")], "none/a.csv")
+    assert_refused(capsys, [*command, "--plots", str(weights)], weights.name)
+    assert_refused(capsys, [*command, "--maps", str(maps), str(maps)], "maps: more than one method")
+    assert_refused(capsys, ["evaluate", "--checkpoint", str(weights), "--masks", str(maps), "--quiet"], "masks alone")
+    with Image.open(maps / "synthetic_00000.png") as image:
+        image.resize((7, 9)).save(maps / "synthetic_00000.png")
+    assert_refused(capsys, command, "synthetic_00000.png: the map has 7×9", "--protocol purnet")
+    assert main([*command, "--protocol", "purnet"]) == 0
+    (maps / "synthetic_00000.png").unlink()
+    assert_refused(capsys, command, "no map for 1 mask: synthetic_00000 (--skip-unpaired")
+    capsys.readouterr()
+    assert main([*command, "--skip-unpaired"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[:4] == ["DUTS-TR", "purnet", "maps", "2"]
+    assert printed.splitlines()[-1].startswith("DUTS-TR, maps: without 1 unpaired file: ")
 
 
 def test_other_commands_refuse_what_they_cannot_use(

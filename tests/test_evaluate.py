@@ -1,22 +1,31 @@
-"""The error by both protocols, and whole data sets measured on the maps that the files would hold."""
+"""Whole data sets measured, from a network and from files: the same numbers for any number of workers, and every stray
+file named."""
 
 import json
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from purinet_jax.data.pairs import open_pairs
+from purinet_jax.data.augment import resize_image
+from purinet_jax.data.images import read_map, to_png
 from purinet_jax.errors import InputError
-from purinet_jax.evaluate import evaluate
-from purinet_jax.metrics import Protocol, mean_absolute_error
-from purinet_jax.predict import predict_files
+from purinet_jax.evaluate import Evaluation, Network, evaluate, examples, open_data, open_maps, open_masks
+from purinet_jax.metrics import NUMBERS, Totals, measure
+from purinet_jax.paper import PUBLISHED, is_same_set, known_test_set, published_numbers
 
-RAMP = np.tile(np.arange(0, 256, 51, dtype=np.uint8), (2, 1))  # 0 to 1 in fifths
+GOLDEN = Path(__file__).parent / "fixtures" / "golden" / "metrics"
 
 
 class Red:
@@ -29,112 +38,327 @@ class Red:
         return np.stack(images)[..., 0].astype(np.float32) / 255
 
 
+def red_network() -> Network:
+    predictor: Any = Red()
+    return Network("red", predictor)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    """A data set of five pairs in `set`, and the maps that `Red` makes of it in `red`."""
     generator = np.random.default_rng(0)
-    for folder in ("images", "masks"):
-        (tmp_path / "set" / folder).mkdir(parents=True)
+    for folder in ("set/images", "set/masks", "red"):
+        (tmp_path / folder).mkdir(parents=True)
     for index in range(5):
-        size = tuple(generator.integers(20, 40, 2))
-        image = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
-        Image.fromarray(image).save(tmp_path / "set" / "images" / f"{index}.png")
-        grey = generator.choice(np.array([0, 100, 128, 129, 200, 255], np.uint8), size)
-        Image.fromarray(grey).save(tmp_path / "set" / "masks" / f"{index}.png")
-    return tmp_path / "set"
+        height, width = (int(side) for side in generator.integers(20, 40, 2))
+        image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        grey = generator.choice(np.array([0, 100, 128, 129, 200, 255], np.uint8), (height, width))
+        squashed = (resize_image(image, 16, 16)[..., 0].astype(np.float32) / 255 * 255).astype(np.uint8)
+        saliency = cv2.resize(squashed, (width, height), interpolation=cv2.INTER_LINEAR)
+        for folder, picture in (("set/images", image), ("set/masks", grey), ("red", saliency)):
+            (tmp_path / folder / f"{index}.png").write_bytes(to_png(picture))
+    return tmp_path
 
 
-def test_error_of_known_maps() -> None:
-    mask = np.array([[0, 0, 0, 255, 255, 255]] * 2, np.uint8)
-    assert mean_absolute_error(RAMP, mask) == pytest.approx(0.2)
-    assert mean_absolute_error(RAMP, mask > 0) == pytest.approx(0.2)
-    assert mean_absolute_error(255 - RAMP, mask) == pytest.approx(0.8)
-    assert mean_absolute_error(mask, mask) == 0
+def pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image)
 
 
-def test_maps_are_stretched_to_the_whole_range() -> None:
-    mask = RAMP > 100
-    assert mean_absolute_error(RAMP // 3 + 20, mask) == pytest.approx(mean_absolute_error(RAMP, mask))
-    assert mean_absolute_error(0.1 + RAMP / 1000, mask) == pytest.approx(mean_absolute_error(RAMP, mask))
+def numbers(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    return {protocol: totals.average().numbers() for protocol, totals in evaluation.totals.items()}
 
 
-def test_constant_maps_are_taken_as_they_are() -> None:
-    ground = np.zeros((2, 6), bool)
-    assert mean_absolute_error(np.full((2, 6), 51, np.uint8), ground) == pytest.approx(0.2)
-    assert mean_absolute_error(np.full((2, 6), 0.2), ground) == pytest.approx(0.2)
+def quietly(*arguments: Any, **settings: Any) -> list[Evaluation]:
+    return evaluate(*arguments, progress=False, **settings)
 
 
-@pytest.mark.parametrize(("protocol", "objects"), [("purnet", [0, 0, 0, 0, 0, 1]), ("pysod", [0, 0, 0, 1, 1, 1])])
-def test_protocols_cut_grey_masks_differently(protocol: Protocol, objects: list[int]) -> None:
-    mask = np.array([[0, 1, 128, 129, 254, 255]] * 2, np.uint8)
-    expected = mean_absolute_error(RAMP, np.array([objects] * 2, bool))
-    assert mean_absolute_error(RAMP, mask, protocol) == expected
-
-
-def test_masks_of_another_kind_are_refused() -> None:
-    for mask in (np.zeros((2, 6)), np.zeros((2, 5), np.uint8)):
-        with pytest.raises(ValueError, match="a mask must be bool or uint8"):
-            mean_absolute_error(RAMP, mask)
-
-
-@pytest.mark.parametrize("protocol", ["purnet", "pysod"])
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_a_data_set_is_measured_on_the_files_maps(
-    root: Path, tmp_path: Path, protocol: Protocol, batch_size: int
-) -> None:
-    network: Any = Red()
-    result = evaluate(network, open_pairs(root), batch_size=batch_size, protocol=protocol, progress=False)
-    predict_files(network, [root / "images"], tmp_path / "maps", batch_size=2, progress=False)
-    errors = []
-    for file in sorted((tmp_path / "maps").iterdir()):
-        with Image.open(file) as saliency, Image.open(root / "masks" / file.name) as mask:
-            errors.append(mean_absolute_error(np.asarray(saliency), np.asarray(mask), protocol))
-    assert len(errors) == 5
-    assert result == {"mae": pytest.approx(np.mean(errors)), "images": 5, "protocol": protocol, "size": 16}
-    assert json.loads(json.dumps(result)) == result
+def test_a_network_is_measured_on_the_maps_that_files_would_hold(root: Path, batch_size: int) -> None:
+    (result,) = quietly([red_network()], [open_data(root / "set")], batch_size=batch_size)
+    assert (result.method, result.ground_truth, result.images, result.skipped, result.size) == ("red", "set", 5, (), 16)
+    for protocol in ("purnet", "pysod"):
+        totals = Totals(protocol)
+        for file in sorted((root / "red").iterdir()):
+            totals += measure(pixels(file), pixels(root / "set" / "masks" / file.name), protocol)
+        assert result.totals[protocol].images == 5
+        assert numbers(result)[protocol] == totals.average().numbers()
 
 
-def test_masks_of_zeros_and_ones_and_of_16_bits(root: Path) -> None:
-    for file in (root / "masks").iterdir():
-        with Image.open(file) as mask:
-            values = np.asarray(mask)
-        Image.fromarray(np.where(values == 255, 255, 0).astype(np.uint8)).save(file)
-    network: Any = Red()
-    expected = evaluate(network, open_pairs(root), progress=False)["mae"]
-    for file in (root / "masks").iterdir():
-        with Image.open(file) as mask:
-            objects = np.asarray(mask) > 0
-        ones = int(file.stem) % 2
-        Image.fromarray(objects.astype(np.uint8) if ones else objects.astype(np.uint16) * 65535).save(file)
-    assert evaluate(network, open_pairs(root), progress=False)["mae"] == expected
+def test_files_and_network_and_every_number_of_workers_agree_to_the_last_bit(root: Path) -> None:
+    methods, truth = [red_network(), open_maps(root / "red", "files")], open_data(root / "set")
+    results = quietly(methods, [truth])
+    assert [result.method for result in results] == ["red", "files"]
+    assert numbers(results[0]) == numbers(results[1])
+    assert results[1].size is None
+    in_workers = quietly(methods, [truth], workers=2, per_image=True)
+    assert [numbers(result) for result in in_workers] == [numbers(result) for result in results]
+    assert quietly(methods, [truth], per_image=True)[1].worst == in_workers[0].worst
+    (alone,) = quietly(methods[1:], [open_masks(root / "set" / "masks")], protocols=["pysod"])
+    assert numbers(alone) == {"pysod": numbers(results[0])["pysod"]}
+    assert alone.ground_truth == "set"
 
 
-def test_unusable_pairs_are_named(root: Path) -> None:
-    network: Any = Red()
-    pairs = open_pairs(root)
-    with pytest.raises(InputError, match="no pairs are left"):
-        evaluate(network, pairs.subset([]), progress=False)
-    Image.new("L", (7, 7)).save(root / "masks" / "3.png")
+def test_published_numbers_of_maps_in_files() -> None:
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    maps, truth = open_maps(GOLDEN / "pred"), open_masks(GOLDEN / "gt")
+    (result,) = quietly([maps], [truth], protocols=["purnet"])
+    found = numbers(result)["purnet"]
+    assert found["mae"] == pytest.approx(expected["authors_matlab"]["mae"], abs=1e-6)
+    assert found["f_adaptive"] == pytest.approx(expected["authors_matlab"]["f_adaptive"], abs=1e-6)
+    with pytest.raises(InputError, match=r"pred/\w+\.png: the map has 200×135 .* mask 400×269.*--protocol purnet"):
+        quietly([maps], [truth])
+
+
+def test_each_images_numbers_and_the_worst_images(root: Path) -> None:
+    for index in range(5, 25):
+        for folder in ("set/masks", "red"):
+            shutil.copy(root / folder / "0.png", root / folder / f"{index}.png")
+    (result,) = quietly([open_maps(root / "red")], [open_masks(root / "set" / "masks")], per_image=True)
+    errors = {}
+    for image in result.per_image:
+        assert image.numbers.shape == (2, len(NUMBERS))
+        mask = pixels(root / "set" / "masks" / f"{image.name}.png")
+        for row, protocol in zip(image.numbers, ("purnet", "pysod"), strict=True):
+            expected = measure(pixels(root / "red" / f"{image.name}.png"), mask, protocol).numbers()
+            assert list(row) == list(expected.values())
+        errors[image.name] = image.numbers[0, 0]
+    assert list(errors) == sorted(errors)
+    worst = sorted(errors, key=lambda name: -errors[name])[:16]  # of equally bad ones, the first
+    assert result.worst == tuple((name, errors[name]) for name in worst)
+
+
+def test_masks_and_maps_of_every_kind_of_file(root: Path) -> None:
+    masks, maps = root / "set" / "masks", root / "red"
+    for folder in (masks, maps):
+        for file in folder.iterdir():
+            file.write_bytes(to_png((pixels(file) > 128) * np.uint8(255)))
+    truth, method = open_masks(masks), open_maps(maps)
+    expected = numbers(quietly([method], [truth])[0])
+    for folder in (masks, maps):
+        for file in folder.iterdir():
+            objects = pixels(file) > 0
+            match int(file.stem) % 4:
+                case 0:
+                    file.write_bytes(to_png(objects.astype(np.uint8)))
+                case 1:
+                    file.write_bytes(to_png(objects * np.uint16(65535)))
+                case 2:
+                    Image.fromarray(objects).save(file)
+                case 3 if folder == maps:
+                    Image.fromarray(objects * np.float32(0.25)).save(file.with_suffix(".tif"))
+                    file.unlink()
+    assert numbers(quietly([open_maps(maps)], [truth])[0]) == expected
+
+
+def test_maps_are_read_as_they_stand() -> None:
+    fine = np.array([[7, 300, 65535]], np.uint16)
+    np.testing.assert_array_equal(read_map(to_png(fine)), fine / 65535)
+    faint = np.array([[0, 1, 1]], np.uint8)
+    np.testing.assert_array_equal(read_map(to_png(faint)), faint)
+    assert read_map(to_png(faint)).dtype == np.uint8
+    np.testing.assert_array_equal(read_map(to_png(np.repeat(faint[..., None], 3, axis=-1))), faint)
+
+
+def test_empty_and_full_masks_and_constant_maps(tmp_path: Path) -> None:
+    for folder in ("masks", "maps"):
+        (tmp_path / folder).mkdir()
+    for name, mask, saliency in (("full", 255, 51), ("empty", 0, 51), ("ones", 255, 1)):
+        (tmp_path / "masks" / f"{name}.png").write_bytes(to_png(np.full((6, 8), mask, np.uint8)))
+        (tmp_path / "maps" / f"{name}.png").write_bytes(to_png(np.full((6, 8), saliency, np.uint8)))
+    truth = open_masks(tmp_path / "masks")
+    assert truth.name == tmp_path.name
+    (result,) = quietly([open_maps(tmp_path / "maps")], [truth], per_image=True)
+    errors = {image.name: list(image.numbers[:, 0]) for image in result.per_image}
+    assert errors["full"] == [pytest.approx(0.8)] * 2
+    assert errors["empty"] == [pytest.approx(0.2)] * 2
+    assert errors["ones"] == [pytest.approx(254 / 255)] * 2  # as it stands, unlike a mask
+
+
+def test_unpaired_maps_and_masks_are_named_or_skipped(root: Path) -> None:
+    truth, network = open_data(root / "set"), red_network()
+    (root / "red" / "3.png").rename(root / "red" / "other.png")
+    maps = open_maps(root / "red", "files")
+    with pytest.raises(InputError, match=r"red: in set, no map for 1 mask: 3 and no mask for 1 map: other \(--skip"):
+        quietly([network, maps], [truth])
+    whole, part = quietly([network, maps], [truth], skip_unpaired=True)
+    assert (whole.images, part.images) == (5, 4)
+    assert whole.skipped == ()
+    assert [Path(name).name for name in part.skipped] == ["3.png", "other.png"]
+    for file in (root / "red").iterdir():
+        file.rename(file.with_name(f"another{file.name}"))
+    with pytest.raises(InputError, match="no map has the name of a mask of set"):
+        quietly([open_maps(root / "red")], [truth], skip_unpaired=True)
+
+
+def test_unpaired_images_and_masks_of_a_data_set_are_named_or_skipped(root: Path) -> None:
+    (root / "set" / "images" / "1.png").unlink()
+    (root / "set" / "masks" / "2.png").unlink()
+    with pytest.raises(InputError, match=r"no mask in masks for 1 image: 2"):
+        open_data(root / "set")
+    truth = open_data(root / "set", skip_unpaired=True)
+    (result,) = quietly([red_network()], [truth])
+    assert result.images == 3
+    assert result.skipped == ("images/2.png", "masks/1.png")
+
+
+def test_every_unusable_file_is_named(root: Path) -> None:
+    network, masks = red_network(), root / "set" / "masks"
+    (masks / "3.png").write_bytes(to_png(np.zeros((7, 7), np.uint8)))
+    truth = open_data(root / "set")
     with pytest.raises(InputError, match=r"images/3\.png: the image has \d+×\d+ pixels, but its mask .* 7×7"):
-        evaluate(network, pairs, progress=False)
-    (root / "masks" / "3.png").write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"masks/3\.png: "):
-        evaluate(network, pairs, batch_size=2, progress=False)
+        quietly([network], [truth])
+    (masks / "3.png").write_bytes(b"no image")
+    (root / "set" / "images" / "0.png").write_bytes(b"")
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"images/0\.png: the file is empty; .*masks/3\.png: not an image"):
+            quietly([network], [truth], batch_size=2, workers=workers)
+    for file in masks.iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"masks/2\.png: [^;]*; and 2 more files$"):
+        quietly([open_maps(root / "red")], [truth])
 
 
-def test_published_implementations() -> None:
-    """Twelve maps measured by the authors' own scripts, and by PySODMetrics."""
-    golden = os.environ.get("PURNET_GOLDEN")
-    folder = Path(golden or Path(__file__).with_name("fixtures") / "golden") / "metrics"
-    if not folder.is_dir():
-        pytest.skip("the fixtures hold no metrics")
-    expected = json.loads((folder / "expected.json").read_text())
+def test_what_cannot_be_evaluated_is_refused(root: Path, tmp_path: Path) -> None:
+    truth, maps = open_data(root / "set"), open_maps(root / "red")
+    with pytest.raises(InputError, match="red: more than one method of this name"):
+        quietly([red_network(), maps], [truth])
+    with pytest.raises(InputError, match="set: more than one data set of this name"):
+        quietly([maps], [truth, truth])
+    with pytest.raises(InputError, match="masks alone, from which red can predict nothing"):
+        quietly([red_network()], [open_masks(root / "set" / "masks")])
+    with pytest.raises(InputError, match="workers: must be at least 0"):
+        quietly([maps], [truth], workers=-1)
+    (tmp_path / "none").mkdir()
+    for opening in (open_maps, open_masks):
+        with pytest.raises(InputError, match="none: holds no "):
+            opening(tmp_path / "none")
+        with pytest.raises(InputError, match="nowhere: no such file or folder"):
+            opening(tmp_path / "nowhere")
+    shutil.copytree(root / "red", root / "red" / "copy")
+    with pytest.raises(InputError, match=r"red: two files named 0: "):
+        quietly([open_maps(root / "red")], [truth])
 
-    def error(name: str, protocol: Protocol) -> float:
-        with Image.open(folder / "pred" / name) as saliency, Image.open(folder / "gt" / name) as mask:
-            return mean_absolute_error(np.asarray(saliency), np.asarray(mask), protocol)
 
-    errors = [error(name, "pysod") for name in expected["pysodmetrics_1.6.2"]["images"]]
-    assert np.mean(errors) == pytest.approx(expected["pysodmetrics_1.6.2"]["mae"], abs=1e-9)
-    # The twelfth, which the authors resize, has not its mask's size.
-    for name in expected["pysodmetrics_1.6.2"]["images"]:
-        assert error(name, "purnet") == pytest.approx(expected["authors_matlab"]["images"][name]["mae"], abs=1e-8)
+def test_maps_for_several_data_sets_lie_in_folders_of_their_names(root: Path) -> None:
+    truths = [open_masks(root / "set" / "masks", name) for name in ("DUTS-TE", "ECSSD:test")]
+    with zipfile.ZipFile(root / "method.zip", "w") as archive:
+        for file in (root / "red").iterdir():
+            archive.write(file, f"maps/duts_te/{file.name}")
+            archive.writestr(f"maps/ECSSD/{file.name}", to_png(255 - pixels(file)))
+    first, second = quietly([open_maps(root / "method.zip")], truths)
+    assert (first.method, first.ground_truth, second.ground_truth) == ("method", "DUTS-TE", "ECSSD:test")
+    right, wrong = (numbers(each)["purnet"]["mae"] for each in (first, second))
+    (alone,) = quietly([open_maps(root / "red")], [truths[0]])
+    assert numbers(alone)["purnet"]["mae"] == right
+    assert wrong != right
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_examples_are_the_images_asked_for(root: Path, network: bool) -> None:
+    truth = open_data(root / "set")
+    method = red_network() if network else open_maps(root / "red")
+    shown = list(examples(method, truth, ["4", "1"], batch_size=2))
+    for name, (image, mask, saliency) in zip(("4", "1"), shown, strict=True):
+        assert image is not None
+        np.testing.assert_array_equal(image, pixels(root / "set" / "images" / f"{name}.png"))
+        np.testing.assert_array_equal(mask, pixels(root / "set" / "masks" / f"{name}.png"))
+        np.testing.assert_array_equal(saliency, pixels(root / "red" / f"{name}.png"))
+    ((image, _, _),) = examples(open_maps(root / "red"), open_masks(root / "set" / "masks"), ["1"])
+    assert image is None
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("DUTS-TE/DUTS-TE-Mask", "DUTS-TE"),
+        ("ECSSD/ground_truth_mask", "ECSSD"),
+        ("hku/GT", "hku"),
+        ("pascal.zip", "pascal"),
+        ("PASCAL-S-masks.zip", "PASCAL-S"),
+    ],
+)
+def test_masks_are_called_after_their_data_set(tmp_path: Path, path: str, name: str) -> None:
+    place = tmp_path / path
+    place.parent.mkdir(exist_ok=True)
+    picture = to_png(np.zeros((2, 2), np.uint8))
+    if path.endswith(".zip"):
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr("a.png", picture)
+    else:
+        place.mkdir()
+        (place / "a.png").write_bytes(picture)
+    assert open_masks(place).name == name
+
+
+def test_the_papers_numbers_are_given_for_whole_published_sets_alone() -> None:
+    for name in ("DUTS-TE", "duts-te.zip", "duts:test", "DUTS_TE"):
+        resnet, vgg = published_numbers(name, 5019)
+        assert (resnet.network, resnet.mae, resnet.weighted_f, resnet.f_adaptive) == ("ResNet-50", 0.039, 0.817, 0.829)
+        assert (vgg.network, vgg.mae) == ("VGG-16", 0.043)
+    assert published_numbers("DUTS-TE", 300) == ()
+    for name in ("DUTS", "DUTS-TR", "DUTS-TE-300", "DUTS-TE-300.zip", "duts:train", "tests"):
+        assert known_test_set(name) is None, name
+        assert published_numbers(name, 5019) == ()
+    for name, images in (("dut_omron:test", 5168), ("pascal-s", 850), ("HKU-IS", 4447), ("xpie", 10000)):
+        assert len(published_numbers(name, images)) == 2
+    assert published_numbers("SOD", 300) == ()
+    assert known_test_set("SOD") is not None
+    assert len(PUBLISHED) == 6
+    assert is_same_set("duts:test", "DUTS-TE")
+    assert is_same_set("My set", "my_set")
+    assert not is_same_set("ECSSD", "DUTS-TE")
+
+
+def test_worker_processes_and_maps_from_files_need_no_jax() -> None:
+    program = """
+import sys
+import purinet_jax.evaluate, purinet_jax.tables
+print([name for name in ("jax", "scipy", "skimage", "matplotlib", "grain", "optax") if name in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+def children(parent: int) -> list[int]:
+    """A process's worker processes, as Linux lists them."""
+    found = []
+    for task in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
+            command = (task / "cmdline").read_text()
+        except OSError:
+            continue
+        if "multiprocessing.spawn" in command and fields[0] != "Z" and int(fields[1]) == parent:
+            found.append(int(task.name))
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, how: signal.Signals) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc")
+    picture = to_png(np.random.default_rng(0).integers(0, 256, (500, 600), np.uint8))
+    for index in range(300):
+        for folder in ("maps", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{index}.png").write_bytes(picture)
+    command = [sys.executable, "-m", "purinet_jax.cli", "evaluate", "--workers", "2"]
+    command += ["--maps", str(tmp_path / "maps"), "--masks", str(tmp_path / "masks")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while len(workers := children(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.stderr is not None
+        process.stderr.read(1)  # the bar: measuring has begun
+        # As a terminal does it, Ctrl-C goes to all processes of the group.
+        os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
+        said = process.stderr.read().decode()
+        process.wait(30)
+        assert len(workers) == 2
+        while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.endswith("purinet: interrupted\n")
+        assert "Traceback" not in said

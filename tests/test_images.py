@@ -9,12 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from purinet_jax.data.images import (
     PIXEL_LIMIT,
     check_image,
+    count_pixels,
+    encode,
     read_mask,
+    read_picture,
     read_rgb,
     read_values,
     to_png,
@@ -90,6 +93,98 @@ def test_cmyk() -> None:
 def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
     values = np.array([[0, 128, 257, 32896, 65535]], np.uint16)
     np.testing.assert_array_equal(read_rgb(encoded(values))[0, :, 0], [0, 0, 1, 128, 255])
+
+
+def profile(name: str, swap: bool) -> bytes:
+    """An ICC profile like sRGB, of another name, and perhaps with the primaries red and green exchanged."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    assert data.count("sRGB built-in".encode("utf-16-be")) == 1
+    data = bytearray(data.replace("sRGB built-in".encode("utf-16-be"), name.ljust(13).encode("utf-16-be")))
+    places = {}
+    for tag in range(int.from_bytes(data[128:132], "big")):
+        entry = data[132 + 12 * tag : 144 + 12 * tag]
+        places[bytes(entry[:4])] = slice(o := int.from_bytes(entry[4:8], "big"), o + int.from_bytes(entry[8:], "big"))
+    if swap:
+        red, green = places[b"rXYZ"], places[b"gXYZ"]
+        data[red], data[green] = data[green], data[red]
+    return bytes(data)
+
+
+def test_pictures_are_converted_to_srgb() -> None:
+    swapped = profile("swapped", swap=True)
+    exchanged = RGB[..., [1, 0, 2]].astype(int)
+    for kind in ("PNG", "TIFF", "WEBP"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = encoded(RGB, kind, icc_profile=swapped, **options)
+        colours, alpha = read_picture(data)
+        assert alpha is None
+        np.testing.assert_allclose(colours.astype(int), exchanged, atol=2)
+        np.testing.assert_array_equal(read_rgb(data), RGB)
+    image = Image.fromarray(np.dstack([RGB, RGB[..., :1]]))
+    colours, alpha = read_picture(encoded(image, icc_profile=swapped))
+    np.testing.assert_allclose(colours.astype(int), exchanged, atol=2)
+    np.testing.assert_array_equal(alpha, RGB[..., 0])
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "named sRGB", "of other colours"])
+def test_profiles_that_say_nothing_are_ignored(damage: str) -> None:
+    swapped = profile("swapped", swap=True)
+    profiles = {
+        "empty": b"",
+        "cut": swapped[:200],
+        "noise": RGB.tobytes() * 9,
+        "named sRGB": profile("sRGB IEC", swap=True),
+        "of other colours": ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
+    }
+    colours, _ = read_picture(encoded(RGB, icc_profile=profiles[damage]))
+    np.testing.assert_array_equal(colours, RGB)
+
+
+def test_profiles_of_grey_and_palette_pictures() -> None:
+    swapped = profile("swapped", swap=True)
+    grey = Image.fromarray(RGB[..., 0])  # an RGB profile does not fit it
+    np.testing.assert_array_equal(read_picture(encoded(grey, icc_profile=swapped))[0], read_rgb(encoded(grey)))
+    palette = Image.fromarray(RGB).quantize(16)
+    expected = read_rgb(encoded(palette))[..., [1, 0, 2]].astype(int)
+    np.testing.assert_allclose(read_picture(encoded(palette, icc_profile=swapped))[0].astype(int), expected, atol=2)
+
+
+def test_alpha_of_pictures() -> None:
+    alpha = RGB[..., 0]
+    for image in (Image.fromarray(np.dstack([RGB, alpha])), Image.fromarray(np.dstack([alpha, alpha]))):
+        np.testing.assert_array_equal(read_picture(encoded(image))[1], alpha)
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    np.testing.assert_array_equal(read_picture(encoded(palette, transparency=1))[1], [[255, 0]])
+    assert read_picture(encoded(RGB))[1] is None
+    assert read_picture(encoded(np.dstack([RGB, np.full_like(alpha, 255)])))[1] is None
+
+
+def test_pictures_are_encoded(tmp_path: Path) -> None:
+    with_alpha = np.dstack([RGB, RGB[..., 0]])
+    for ending, array, exact in (
+        (".png", with_alpha, True),
+        (".tiff", with_alpha, True),
+        (".tiff", RGB[..., 0], True),
+        (".jpg", RGB[..., 0], False),
+        (".jpg", RGB, False),
+        (".webp", with_alpha, False),
+    ):
+        with Image.open(io.BytesIO(encode(array, ending, "a"))) as image:
+            assert image.format == {".jpg": "JPEG"}.get(ending, ending[1:].upper())
+            found = np.asarray(image)
+        assert found.shape == array.shape
+        assert exact == np.array_equal(found, array)
+    with Image.open(io.BytesIO(encode(RGB[..., 0], ".webp", "a"))) as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("L")), RGB[..., 0])
+    with pytest.raises(InputError, match=r"a\.webp: cannot hold 20000×1 pixels"):
+        encode(np.zeros((1, 20000), np.uint8), ".webp", "a.webp")
+
+
+def test_pixels_are_counted_by_the_header() -> None:
+    assert count_pixels(encoded(RGB)) == 35
+    assert count_pixels(png_header(3000, 4000)) == 12_000_000
+    with pytest.raises(InputError, match=r"a\.png: not an image"):
+        count_pixels(b"nothing", "a.png")
 
 
 def test_one_bit() -> None:

@@ -218,6 +218,52 @@ def test_purnet_averages_precision_and_recall_before_f() -> None:
     assert one.f_adaptive != pytest.approx(totals.sums.f_adaptive / 3, abs=1e-6)
 
 
+RAMP = np.tile(np.arange(0, 256, 51, dtype=np.uint8), (2, 1))  # 0 to 1 in fifths
+
+
+def test_mean_absolute_error_of_known_maps() -> None:
+    mask = np.array([[0, 0, 0, 255, 255, 255]] * 2, np.uint8)
+    for protocol in ("purnet", "pysod"):
+        assert measure(RAMP, mask, protocol).mae == pytest.approx(0.2)
+        assert measure(RAMP, mask > 0, protocol).mae == pytest.approx(0.2)
+        assert measure(255 - RAMP, mask, protocol).mae == pytest.approx(0.8)
+        assert measure(mask, mask, protocol).mae == 0
+
+
+def test_maps_are_stretched_to_the_whole_range_but_constant_ones_taken_as_they_are() -> None:
+    mask, ground = RAMP > 100, np.zeros((2, 6), bool)
+    for protocol in ("purnet", "pysod"):
+        expected = measure(RAMP, mask, protocol).mae
+        assert measure(RAMP // 3 + 20, mask, protocol).mae == pytest.approx(expected)
+        assert measure(0.1 + RAMP / 1000, mask, protocol).mae == pytest.approx(expected)
+        assert measure(np.full((2, 6), 51, np.uint8), ground, protocol).mae == pytest.approx(0.2)
+        assert measure(np.full((2, 6), 0.2), ground, protocol).mae == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("protocol", "objects"), [("purnet", [0, 0, 0, 0, 0, 1]), ("pysod", [0, 0, 0, 1, 1, 1])])
+def test_protocols_cut_grey_masks_differently(protocol: Any, objects: list[int]) -> None:
+    mask = np.array([[0, 1, 128, 129, 254, 255]] * 2, np.uint8)
+    expected = measure(RAMP, np.array([objects] * 2, bool), protocol).mae
+    assert measure(RAMP, mask, protocol).mae == expected
+
+
+@pytest.mark.parametrize("protocol", ["purnet", "pysod"])
+def test_where_in_memory_arrays_lie_does_not_move_the_last_bit(protocol: Any) -> None:
+    """What moves with it differs from process to process, and totals would with the number of workers."""
+    saliency, mask = read(PYSOD["images"][0])
+    expected = measure(saliency, mask, protocol)
+    for offset in range(1, 64, 9):
+        moved = []
+        for array in (saliency, mask):
+            memory = np.empty(array.size + 64, np.uint8)
+            moved.append(memory[offset : offset + array.size].reshape(array.shape))
+            moved[-1][:] = array
+        kept = [np.empty(1000 * offset) for _ in range(offset)]  # so that what is made inside lies elsewhere, too
+        for one, other in zip(measure(*moved, protocol), expected, strict=True):
+            assert np.array_equal(one, other)
+        del kept
+
+
 @pytest.mark.parametrize("protocol", ["purnet", "pysod"])
 def test_a_perfect_map_and_its_mirror_image(protocol: Any) -> None:
     _, mask = example(1)

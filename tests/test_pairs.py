@@ -13,7 +13,7 @@ from made_sets import assert_holds, drawing, picture, write_set, zipped
 
 from purinet_jax.data import storage
 from purinet_jax.data.images import to_png
-from purinet_jax.data.pairs import check_pairs, images_in, open_pairs
+from purinet_jax.data.pairs import check_pairs, open_pairs
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
 from purinet_jax.data.synthetic import write_synthetic
 from purinet_jax.errors import InputError
@@ -313,31 +313,3 @@ def test_check_finds_all_that_is_bad(data: Path, tmp_path: Path) -> None:
 def test_check_shows_progress(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_pairs(open_pairs(data))
     assert "6/6" in capsys.readouterr().err
-
-
-def test_images_in_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "iterdir", refuse)  # root may read everything
-    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be read: Permission denied"):
-        images_in(tmp_path)
-
-
-def test_images_in(tmp_path: Path) -> None:
-    fill(tmp_path / "some", "b.JPG", "a.png", ".hidden.png")
-    (tmp_path / "some" / "notes.txt").touch()
-    single = tmp_path / "picture.dat"
-    single.write_bytes(to_png(PIXELS))
-    folder = tmp_path / "some"
-    found = images_in(single, folder, str(folder / "a.png"))
-    assert found == [single, folder / "a.png", folder / "b.JPG"]
-    shutil.rmtree(folder)
-    folder.mkdir()
-    for paths, message in (
-        ([folder], "holds no images"),
-        ([tmp_path / "none"], "no such"),
-        ([], "no images"),
-    ):
-        with pytest.raises(InputError, match=message):
-            images_in(*paths)

@@ -1,4 +1,4 @@
-"""Prediction: the authors' PNG files to the grey level, arrays and files alike; what is refused."""
+"""Prediction: the authors' maps to the grey level, arrays and paths alike; what is refused."""
 
 import importlib.util
 import os
@@ -22,9 +22,11 @@ import purinet_jax
 from purinet_jax import predict as room
 from purinet_jax.convert import from_authors, save_variables, to_authors
 from purinet_jax.errors import InputError
+from purinet_jax.files import Style, plan, predict_files
 from purinet_jax.layers import bilinear_kernel
 from purinet_jax.model import build_model, model_config
-from purinet_jax.predict import Predictor, load, predict_files, predict_stream, saliency_maps
+from purinet_jax.predict import SHIPPED, Predictor, load, predict_stream, saliency_maps
+from purinet_jax.refine import refine_map
 from purinet_jax.tensor_files import write_tensors
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN") or Path(__file__).with_name("fixtures") / "golden")
@@ -92,7 +94,8 @@ def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
     images = sorted((GOLDEN / "images").glob("*.jpg"))
     assert len(images) == 3
     # A batch of two, so that the last one is filled up.
-    assert predict_files(predictor, images, tmp_path, batch_size=2, progress=False) == []
+    results = predict_files(predictor, plan(images, tmp_path), Style(refine=False), batch_size=2)
+    assert [result.error for result in results] == [None] * 3
     for image in images:
         expected = read(image.with_suffix(".png")).astype(int)
         found = read(tmp_path / f"{image.stem}.png").astype(int)
@@ -141,6 +144,32 @@ def test_the_map_is_the_networks_answer_resized(small: Predictor) -> None:
     np.testing.assert_allclose(small.predict(RGB), expected, atol=1e-5)
 
 
+def test_maps_of_larger_images_are_refined(small: Predictor) -> None:
+    image = cv2.resize(RGB, (100, 80), interpolation=cv2.INTER_CUBIC)
+    square = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    (saliency,) = small.squashed_maps([square], 1)
+    np.testing.assert_allclose(small.predict(image), refine_map(saliency, square, image), atol=1e-6)
+    np.testing.assert_allclose(small.predict(image, refine=False), cv2.resize(saliency, (100, 80)), atol=1e-6)
+    assert np.abs(small.predict(image) - small.predict(image, refine=False)).max() > 0.01
+
+
+def test_files_with_a_profile_are_srgb(small: Predictor, tmp_path: Path) -> None:
+    from PIL import ImageCms
+
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=swapped[:50])  # damaged: ignored
+    np.testing.assert_array_equal(small.predict(tmp_path / "a.png"), small.predict(RGB))
+
+
+def test_the_packages_own_weights_are_the_default() -> None:
+    predictor, same = load(), load(SHIPPED)
+    assert (predictor.size, same.size) == (224, 320)
+    assert predictor.model == same.model
+    jax.tree.map(np.testing.assert_array_equal, predictor.variables, same.variables)
+    assert load(size=96).size == 96
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
+
+
 def test_lists_of_any_length_and_sizes(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.predict([]) == []
     images = [RGB, RGB[:20], RGB[:, :30]]
@@ -176,11 +205,11 @@ def test_what_is_no_image_is_refused(small: Predictor, image: Any, message: str)
         small.predict(image)
 
 
-def test_sizes_are_positive(small: Predictor, tmp_path: Path) -> None:
+def test_sizes_are_positive(small: Predictor) -> None:
     with pytest.raises(InputError, match="size: must be at least 1, not 0"):
         small.predict(RGB, size=0)
     with pytest.raises(InputError, match="batch_size: must be at least 1, not 0"):
-        predict_files(small, [write(tmp_path / "a.png")], tmp_path / "out", batch_size=0)
+        next(predict_stream(small, 1, lambda _: (RGB, None), lambda *_: None, batch_size=0))
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".npz"])
@@ -224,76 +253,6 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
             load(path)
 
 
-def test_files_hold_the_map_truncated_then_resized(small: Predictor, tmp_path: Path) -> None:
-    paths = [write(tmp_path / "in" / "b.png"), write(tmp_path / "a.bmp", RGB[:20])]
-    write(tmp_path / "in" / "d.JPG")
-    write(tmp_path / "in" / "deeper" / "e.png")
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    output = tmp_path / "new" / "out"
-    assert predict_files(small, [tmp_path / "in", paths[1]], output, batch_size=2, progress=False) == []
-    assert sorted(file.name for file in output.iterdir()) == ["a.png", "b.png", "d.png"]
-    for path in paths:
-        (saliency,) = small.squashed_maps([np.asarray(Image.open(path).resize((SIZE, SIZE), 2))], 2)
-        with Image.open(path) as image:
-            expected = cv2.resize(np.floor(saliency * 255).astype(np.uint8), image.size)
-        np.testing.assert_array_equal(read(output / f"{path.stem}.png"), expected)
-
-
-def test_one_batch_shape_for_all_files(tmp_path: Path) -> None:
-    paths = [write(tmp_path / f"{index}.png") for index in range(5)]
-    network: Any = Brightness()
-    predict_files(network, paths, tmp_path / "out", batch_size=2, progress=False)
-    assert network.batches == [(2, 2), (2, 2), (1, 2)]
-    predict_files(network, paths[:1], tmp_path / "out", batch_size=8, progress=False)
-    assert network.batches[-1] == (1, 1)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 9])
-def test_bad_images_are_named_and_the_others_done(tmp_path: Path, batch_size: int) -> None:
-    for index in range(6):
-        write(tmp_path / f"{index}.png")
-    for index in (0, 3, 4):
-        (tmp_path / f"{index}.png").write_bytes(b"no image")
-    network: Any = Brightness()
-    failures = predict_files(network, [tmp_path], tmp_path / "out", batch_size=batch_size, progress=False)
-    assert [line.split(": ")[0] for line in failures] == [str(tmp_path / f"{index}.png") for index in (0, 3, 4)]
-    assert not any("\n" in line for line in failures)
-    assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == ["1", "2", "5"]
-
-
-def test_nothing_is_written_where_something_is_wrong(tmp_path: Path) -> None:
-    network: Any = Brightness()
-    first, second = write(tmp_path / "one" / "a.jpg"), write(tmp_path / "two" / "a.png")
-    (tmp_path / "empty").mkdir()
-    file = write(tmp_path / "file.png")
-    new = tmp_path / "new"
-    for paths, output, message in (
-        ([first, second], new, f"{new / 'a.png'}: both {first} and {second} would"),
-        ([second], second.parent, f"{second}: the map of {second} would replace the image {second}"),
-        ([first, file, tmp_path / "missing.png"], new, f"{tmp_path / 'missing.png'}: no such file"),
-        ([tmp_path / "empty"], new, f"{tmp_path / 'empty'}: holds no images"),
-        ([], new, "no images were named"),
-        ([first], file, f"{file}: is a file or lies below one"),
-        ([first], file / "below", f"{file / 'below'}: is a file or lies below one"),
-    ):
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        with pytest.raises(InputError, match=re.escape(message)):
-            predict_files(network, paths, output, progress=False)
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert network.batches == []
-
-
-def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network: Any = Brightness()
-    path = write(tmp_path / "a.png")
-    predict_files(network, [path], tmp_path / "out", progress=False)
-    assert capsys.readouterr() == ("", "")
-    predict_files(network, [path], tmp_path / "out")
-    output, bar = capsys.readouterr()
-    assert output == ""
-    assert "predicting: 100%" in bar
-
-
 def test_a_stream_keeps_few_images_and_stops_with_its_reader() -> None:
     lock = threading.Lock()
     under_way = most = 0
@@ -327,8 +286,9 @@ def test_names_are_imported_when_asked_for() -> None:
         "import sys, purinet_jax\n"
         "heavy = {'jax', 'flax', 'numpy', 'cv2', 'PIL', 'grain', 'skimage', 'tensorflow_datasets', 'orbax'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-        "purinet_jax.load\n"
-        "late = heavy & {'grain', 'skimage', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "purinet_jax.load()\n"
+        "late = {'grain', 'skimage', 'tensorflow_datasets', 'orbax', 'optax', 'scipy', 'clu', 'av', 'tqdm'}\n"
+        "late &= set(sys.modules)\n"
         "assert not late, late\n"
     )
     root = Path(purinet_jax.__file__).parent.parent

@@ -22,7 +22,7 @@ from purinet_jax.data.images import _open, _orientation, read_grey, read_rgb, re
 from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_kind, superpixel_source
 from purinet_jax.data.sources import find_splits
 from purinet_jax.errors import InputError
-from purinet_jax.workers import begin_worker
+from purinet_jax.workers import begin_worker, interrupts_blocked
 
 Record = dict[str, bytes | str]
 
@@ -250,7 +250,9 @@ def _records(pairs: Pairs, workers: int) -> Iterator[Iterator[Record]]:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin, (pairs,))
     try:
-        yield pool.map(_record_of_worker, range(len(pairs)), chunksize=4)
+        with interrupts_blocked():  # while the processes start
+            records = pool.map(_record_of_worker, range(len(pairs)), chunksize=4)
+        yield records
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -59,6 +59,57 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     return to_rgb(*_decode(source, name))
 
 
+def read_picture(source: str | Path | bytes, name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads an image file for people: `read_rgb`, but in sRGB and with its alpha channel.
+
+    Colours of an embedded profile other than sRGB are converted by it; a damaged profile is ignored. (`read_rgb`
+    leaves colours as they are stored, as the field's programs do.)
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      uint8 [height, width, 3], and alpha uint8 [height, width], None where all is opaque.
+
+    Raises:
+      InputError: as `read_rgb`.
+    """
+    image, name = _decode(source, name)
+    try:
+        alpha = None
+        if image.has_transparency_data and not image.mode.startswith("I"):
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+            alpha = None if alpha.min() == 255 else alpha
+    except Exception as error:
+        raise _unusable(name, str(error)) from error
+    return to_rgb(_in_srgb(image), name), alpha
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The colours that an embedded profile gives the image, alpha dropped; the image itself where there is none."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode.startswith(("I", "F", "LAB")):
+        return image
+    # Here, because most images have no profile.
+    from PIL import ImageCms
+
+    try:
+        described = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        # "sRGB IEC61966-2.1" and the like; what is named sRGB-linear or so is another one.
+        if f"{described.profile.profile_description} ".startswith("sRGB "):
+            return image
+        # Little CMS takes grey, RGB and CMYK; what is more than that is alpha or a palette.
+        mode = {"GRAY": "L", "CMYK": "CMYK"}.get(described.profile.xcolor_space.strip(), "RGB")
+        colours = image if image.mode == mode else image.convert("RGBA").convert(mode)
+        converted = ImageCms.profileToProfile(colours, described, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except MemoryError:
+        raise
+    except Exception:  # a damaged profile, or one of other colours than the pixels
+        return image
+    return image if converted is None else converted
+
+
 def to_rgb(image: Image.Image, name: str) -> np.ndarray:
     """Turns a Pillow image into colours, as `read_rgb` does, but leaves it as it stands.
 
@@ -120,23 +171,52 @@ def read_grey(source: str | Path | bytes, name: str | None = None) -> np.ndarray
       InputError: as `read_rgb`, or the file is a palette of colours, in which brightness has no meaning.
     """
     image, name = _decode(source, name)
+    values = _grey_values(image, name)
+    if values.dtype == np.float64:
+        raise _unusable(name, "its pixels are floating-point numbers of unknown range")
+    if values.dtype != np.uint8 and values.max() > 255:
+        values = (values.astype(np.uint32) + 128) // 257
+    return values.astype(np.uint8) * np.uint8(255 if values.max() <= 1 else 1)
+
+
+def read_map(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
+    """Reads a saliency map's file, whoever wrote it, without rounding.
+
+    Unlike a mask's, its values are taken as they are: what measures maps stretches them, so that a map of zeros and
+    ones is as good as one of 0 and 255. Only of a map that is constant does the scale matter: there 8 bits are parts
+    of 255 and 16 bits parts of 65535.
+
+    Args:
+      source: the file's path, or its bytes.
+      name: what an error calls the file; the path itself if not given.
+
+    Returns:
+      [height, width], upright as the file's own EXIF orientation says: uint8 for up to 8 bits, where the ones of a
+      1-bit file are 255; float64 in [0, 1] for 16 bits; float64 as they stand for floating-point numbers (TIFF).
+
+    Raises:
+      InputError: as `read_rgb`, or the file is a palette of colours, in which brightness has no meaning.
+    """
+    image, name = _decode(source, name)
+    values = _grey_values(image, name)
+    if values.dtype in (np.uint8, np.float64):
+        return values * np.uint8(255) if image.mode == "1" else values
+    return values / 65535
+
+
+def _grey_values(image: Image.Image, name: str) -> np.ndarray:
+    """A file's grey values, [height, width]: uint8 (0 and 1 of a 1-bit file), whole numbers of 16 bits, or float64."""
     try:
         if image.mode.startswith("I"):
-            values = _sixteen_bit(image, name)
-            if values.max() > 255:
-                values = (values.astype(np.uint32) + 128) // 257
-        elif image.mode == "F":
-            raise _unusable(name, "its pixels are floating-point numbers of unknown range")
-        elif image.mode in ("P", "PA"):
+            return _sixteen_bit(image, name)
+        if image.mode == "F":
+            return np.asarray(image, np.float64)
+        if image.mode in ("P", "PA"):
             colours = np.asarray(image.convert("RGBA"))
             if (colours[..., :1] != colours[..., 1:3]).any():
-                raise _unusable(name, "a mask needs grey values, but this is a palette of colours")
-            values = colours[..., 0]
-        elif image.mode == "1":
-            values = np.asarray(image, dtype=np.uint8)
-        else:
-            values = np.asarray(image.convert("L"))
-        return values.astype(np.uint8) * np.uint8(255 if values.max() <= 1 else 1)
+                raise _unusable(name, "grey values are needed, but this is a palette of colours")
+            return colours[..., 0]
+        return np.asarray(image if image.mode == "1" else image.convert("L"), np.uint8)
     except InputError:
         raise
     except Exception as error:
@@ -161,6 +241,12 @@ def read_values(source: str | Path | bytes, name: str | None = None) -> tuple[np
         raise _unusable(name, f"needs one channel of whole numbers, but its mode is {image.mode}")
     texts = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
     return np.asarray(image).astype(np.int32), texts
+
+
+def count_pixels(source: str | Path | bytes, name: str | None = None) -> int:
+    """How many pixels an image file claims to have; only its header is parsed. Arguments and errors as `read_rgb`."""
+    image, _ = _open(source, name)
+    return image.width * image.height
 
 
 def check_image(source: str | Path | bytes, name: str | None = None) -> tuple[int, int]:
@@ -192,7 +278,7 @@ def to_png(array: np.ndarray, texts: dict[str, str] | None = None) -> bytes:
     """Encodes an array as a PNG file.
 
     Args:
-      array: uint8 [height, width] or [height, width, 3], or uint16 [height, width].
+      array: uint8 [height, width], [height, width, 3] or [height, width, 4] (RGBA), or uint16 [height, width].
       texts: text entries to store in the file, by keyword.
 
     Returns:
@@ -202,13 +288,42 @@ def to_png(array: np.ndarray, texts: dict[str, str] | None = None) -> bytes:
       ValueError: another dtype or shape.
     """
     grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
-    if not grey and not (array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8):
-        raise ValueError(f"a PNG needs uint8 or uint16 grey or uint8 RGB, not {array.dtype} {array.shape}")
+    if not grey and not (array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8):
+        raise ValueError(f"a PNG needs uint8 or uint16 grey or uint8 RGB or RGBA, not {array.dtype} {array.shape}")
     entries = PngInfo()
     for key, text in (texts or {}).items():
         entries.add_text(key, text)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", pnginfo=entries)
+    return buffer.getvalue()
+
+
+def encode(array: np.ndarray, ending: str, name: str) -> bytes:
+    """Encodes a picture for people as the file that an ending promises.
+
+    Args:
+      array: uint8 [height, width], [height, width, 3], or [height, width, 4] (RGBA; not for JPEG).
+      ending: ".png", ".jpg", ".webp" or ".tiff".
+      name: what an error calls the file.
+
+    Returns:
+      The file's bytes. JPEG and colours in WebP lose a little; PNG, TIFF and grey in WebP lose nothing.
+
+    Raises:
+      InputError: the format cannot hold so many pixels.
+    """
+    if ending == ".png":
+        return to_png(array)
+    image, buffer = Image.fromarray(np.ascontiguousarray(array)), io.BytesIO()
+    try:
+        if ending == ".jpg":
+            image.save(buffer, "JPEG", quality=95)
+        elif ending == ".webp":
+            image.save(buffer, "WEBP", quality=90, lossless=array.ndim == 2)
+        else:
+            image.save(buffer, "TIFF", compression="tiff_adobe_deflate")
+    except (OSError, ValueError) as error:  # JPEG ends at 65,500 pixels a side, WebP at 16,383
+        raise _unusable(name, f"cannot hold {array.shape[1]}×{array.shape[0]} pixels: {error}") from error
     return buffer.getvalue()
 
 

@@ -4,6 +4,8 @@ by `check_pairs`, which decodes every file.
 """
 
 import hashlib
+import itertools
+import logging
 import operator
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +16,7 @@ from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
-from purinet_jax.data.images import EXTENSIONS, check_image, read_mask, read_rgb
+from purinet_jax.data.images import check_image, read_mask, read_rgb
 from purinet_jax.data.layouts import Layout, Member, find_layouts
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
 from purinet_jax.data.storage import (
@@ -27,6 +29,8 @@ from purinet_jax.data.storage import (
     prepared_metadata,
 )
 from purinet_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Example(TypedDict):
@@ -57,7 +61,8 @@ class Pairs:
     files.
 
     `names` are the files' names without endings, sorted. `images` and `masks` are their paths inside `storage`.
-    `sizes` are those of the files of image and mask, bytes.
+    `sizes` are those of the files of image and mask, bytes. `unpaired` are files without a counterpart, where such were
+    to be skipped.
     """
 
     path: Path
@@ -67,6 +72,7 @@ class Pairs:
     masks: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     superpixels: SuperpixelSource | None = None
+    unpaired: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -166,6 +172,7 @@ def open_pairs(
     *,
     superpixels: str | Path | None = None,
     superpixel_fallback: str | Path | None = None,
+    skip_unpaired: bool = False,
 ) -> Pairs:
     """Opens a data set: images and masks, paired by name.
 
@@ -181,6 +188,7 @@ def open_pairs(
         .zip>.superpixels`; a folder of `.mat` or `.png` files with the images' names; None for no superpixels.
       superpixel_fallback: a folder for computed superpixels where the one beside the data set is not
         writable.
+      skip_unpaired: whether to leave out images without a mask and masks without an image, rather than to refuse.
 
     Returns:
       The pairs, sorted by name.
@@ -204,7 +212,7 @@ def open_pairs(
         surest = [layout for layout in layouts if layout.evidence == layouts[0].evidence]
         if len(surest) > 1:
             raise InputError(f"{path}: more than one data set: {some([str(layout) for layout in surest], 'candidate')}")
-        pairs = pairs_of(path, storage, surest[0])
+        pairs = pairs_of(path, storage, surest[0], skip_unpaired)
     if superpixels is None:
         return replace(pairs, superpixels=None)
     if superpixels == "slic" and pairs.superpixels is not None:
@@ -212,13 +220,14 @@ def open_pairs(
     return replace(pairs, superpixels=superpixel_source(pairs, superpixels, superpixel_fallback))
 
 
-def pairs_of(path: Path, storage: Storage, layout: Layout) -> Pairs:
+def pairs_of(path: Path, storage: Storage, layout: Layout, skip_unpaired: bool = False) -> Pairs:
     """Pairs the files of a layout by name.
 
     Args:
       path: what errors call the data set.
       storage: where the files lie.
       layout: one of those that `find_layouts` found there.
+      skip_unpaired: as of `open_pairs`.
 
     Returns:
       The pairs, sorted by name.
@@ -227,11 +236,12 @@ def pairs_of(path: Path, storage: Storage, layout: Layout) -> Pairs:
       InputError: images and masks do not match, or two files share a name.
     """
     images, masks = _by_stem(path, layout.images), _by_stem(path, layout.masks)
-    if lacking := sorted(images.keys() - masks.keys()):
-        raise InputError(f"{path}: no mask in {layout.mask_folder} for {some(lacking, 'image')}")
-    if lacking := sorted(masks.keys() - images.keys()):
-        raise InputError(f"{path}: no image in {layout.image_folder} for {some(lacking, 'mask')}")
-    names = tuple(sorted(images))
+    without_mask, without_image = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
+    if without_mask and not skip_unpaired:
+        raise InputError(f"{path}: no mask in {layout.mask_folder} for {some(without_mask, 'image')}")
+    if without_image and not skip_unpaired:
+        raise InputError(f"{path}: no image in {layout.image_folder} for {some(without_image, 'mask')}")
+    names = tuple(sorted(images.keys() & masks.keys()))
     return Pairs(
         path=path,
         names=names,
@@ -239,6 +249,7 @@ def pairs_of(path: Path, storage: Storage, layout: Layout) -> Pairs:
         images=tuple(images[name][0] for name in names),
         masks=tuple(masks[name][0] for name in names),
         sizes=tuple((images[name][1], masks[name][1]) for name in names),
+        unpaired=tuple(images[name][0] for name in without_mask) + tuple(masks[name][0] for name in without_image),
     )
 
 
@@ -290,40 +301,30 @@ def check_pairs(pairs: Pairs, workers: int = 0, progress: bool = True) -> list[t
     return bad
 
 
-def images_in(*paths: str | Path) -> list[Path]:
-    """Collects image files to predict on.
+def bad_pairs(sources: Sequence[Pairs], skip_bad: bool, progress: bool = True) -> list[list[int]]:
+    """Checks data sets before they are used, and names in the log each pair that cannot be.
 
     Args:
-      paths: files, taken as they are, and folders, of which the files with an image's ending (in any case)
-        are taken.
+      sources: the data sets.
+      skip_bad: whether there may be such pairs.
+      progress: whether to show bars on stderr.
 
     Returns:
-      The files in the order given, those of a folder sorted; each once.
+      For each data set, the indices of its pairs that cannot be used.
 
     Raises:
-      InputError: a path does not exist, or a folder cannot be read or holds no image.
+      InputError: there are such pairs and `skip_bad` is false, or a data set has no others.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            try:
-                inside = sorted(
-                    file
-                    for file in path.iterdir()
-                    if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".") and file.is_file()
-                )
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-            if not inside:
-                raise InputError(f"{path}: holds no images ({', '.join(EXTENSIONS)})")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    if not found:
-        raise InputError("no images were named")
-    return list(dict.fromkeys(found))
+    bad = [check_pairs(pairs, progress=progress) for pairs in sources]
+    for _, reason in itertools.chain(*bad):
+        logger.warning("%s", reason)
+    number, total = sum(map(len, bad)), sum(map(len, sources))
+    if number and not skip_bad:
+        raise InputError(f"{number} of {total} pairs cannot be used (named above); --skip-bad leaves them out")
+    for pairs, found in zip(sources, bad, strict=True):
+        if len(found) == len(pairs):
+            raise InputError(f"{pairs.path}: none of {len(pairs)} pairs can be used")
+    return [[index for index, _ in found] for found in bad]
 
 
 def _open_prepared(path: Path) -> Pairs | None:

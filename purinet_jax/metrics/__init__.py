@@ -17,6 +17,6 @@ In both, a map is stretched to [0, 1] (a constant one, which cannot be, is taken
 """
 
 from purinet_jax.metrics.comparison import Protocol
-from purinet_jax.metrics.measures import Measures, Totals, mean_absolute_error, measure
+from purinet_jax.metrics.measures import NUMBERS, Measures, Totals, measure
 
-__all__ = ["Measures", "Protocol", "Totals", "mean_absolute_error", "measure"]
+__all__ = ["NUMBERS", "Measures", "Protocol", "Totals", "measure"]

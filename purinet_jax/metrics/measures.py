@@ -14,13 +14,27 @@ from purinet_jax.metrics.structure import s_measure
 from purinet_jax.metrics.thresholds import e_measure, f_measure, found_by_threshold, precision_and_recall
 from purinet_jax.metrics.weighted import weighted_f
 
+NUMBERS = (
+    "mae",
+    "weighted_f",
+    "s_measure",
+    "f_max",
+    "f_mean",
+    "f_adaptive",
+    "e_max",
+    "e_mean",
+    "e_adaptive",
+    "boundary_iou",
+)
+"""What `Measures` holds but for the curves, in the order of a table."""
+
 
 class Measures(NamedTuple):
     """The numbers of one image, or of a data set, by one protocol. All are in [0, 1]; of `mae` small is good, of the
     others large.
 
     Attributes:
-      mae: mean absolute error.
+      mae: mean absolute error (Perazzi, Krähenbühl, Pritch, Hornung: Saliency Filters, CVPR 2012).
       weighted_f: weighted F-measure, β = 1.
       s_measure: structure measure, α = 0.5.
       boundary_iou: boundary IoU, of the map cut at half.
@@ -68,20 +82,8 @@ class Measures(NamedTuple):
         return float(self.e.mean())
 
     def numbers(self) -> dict[str, float]:
-        """All but the curves, by name, in the order of a table."""
-        names = (
-            "mae",
-            "weighted_f",
-            "s_measure",
-            "f_max",
-            "f_mean",
-            "f_adaptive",
-            "e_max",
-            "e_mean",
-            "e_adaptive",
-            "boundary_iou",
-        )
-        return {name: float(getattr(self, name)) for name in names}
+        """All but the curves, by name, in the order of `NUMBERS`."""
+        return {name: float(getattr(self, name)) for name in NUMBERS}
 
 
 def measure(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: str = "map") -> Measures:
@@ -145,24 +147,6 @@ def _reach_adaptive_threshold(comparison: Comparison) -> np.ndarray:
     scores = comparison.levels * 255
     mean = scores @ comparison.counts.sum((0, 1)) / comparison.values.size
     return scores >= np.floor(min(2 * mean, 255))
-
-
-def mean_absolute_error(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol = "purnet") -> float:
-    """Mean absolute difference of a stretched map and its mask of the same size, in [0, 1]; 0 is perfect.
-
-    Perazzi, Krähenbühl, Pritch, Hornung: Saliency Filters, CVPR 2012.
-
-    Args:
-      saliency: as `measure`.
-      mask: as `measure`.
-      protocol: as `measure`.
-
-    Raises:
-      InputError: as `measure`, or the sizes differ.
-    """
-    if saliency.shape != mask.shape:
-        raise InputError(f"a mask must be bool or uint8 {saliency.shape}, as its map, not {mask.dtype} {mask.shape}")
-    return _mean_error(compare(saliency, mask, protocol))
 
 
 _NO_CURVE = np.zeros(256)

@@ -1,0 +1,93 @@
+"""What is made of a map: masks, cut-outs without a halo, composites, tinted pictures."""
+
+import cv2
+import numpy as np
+import pytest
+
+from purinet_jax import cutouts
+from purinet_jax.cutouts import binary_mask, composite, cutout, overlay
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+RAMP = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 128 / 255])
+def test_masks_are_cut_at_the_threshold(threshold: float) -> None:
+    levels = np.arange(256, dtype=np.uint8)[None]
+    mask = binary_mask(levels, threshold)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, 255 * (levels / 255 >= threshold))
+
+
+def test_alpha_rises_with_the_map_and_is_half_at_the_threshold() -> None:
+    for threshold in (0.3, 0.5, 0.7):
+        alpha = cutout(IMAGE, RAMP, threshold=threshold)[0, :, 3].astype(int)
+        assert (np.diff(alpha) >= 0).all()
+        assert alpha[0] == 0
+        assert alpha[-1] == 255
+        assert abs(np.interp(threshold * 255, RAMP[0], alpha) - 127.5) < 15
+
+
+def test_alpha_of_the_image_multiplies() -> None:
+    own = RNG.integers(0, 256, IMAGE.shape[:2], dtype=np.uint8)
+    alpha = cutout(IMAGE, RAMP)[..., 3]
+    found = cutout(IMAGE, RAMP, own)[..., 3]
+    np.testing.assert_allclose(found, alpha * (own / 255), atol=0.51)
+
+
+def test_nothing_and_everything() -> None:
+    assert not cutout(IMAGE, np.zeros_like(RAMP)).any()
+    np.testing.assert_array_equal(cutout(IMAGE, np.full_like(RAMP, 255)), np.dstack([IMAGE, np.full_like(RAMP, 255)]))
+    one = cutout(IMAGE[:1, :1], RAMP[:1, -1:])
+    np.testing.assert_array_equal(one, [[[*IMAGE[0, 0], 255]]])
+
+
+def test_the_halo_is_gone() -> None:
+    """A red disc blended over green: the cut-out's soft edge is red, and on blue it looks as if drawn there."""
+    rows, columns = np.mgrid[:200, :260]
+    disc = ((rows - 100) ** 2 + (columns - 120) ** 2 < 60**2).astype(np.float32)
+    share = cv2.GaussianBlur(disc, (0, 0), 3)[..., None]
+    red, green, blue = np.float32([200, 30, 30]), np.float32([20, 180, 40]), (10, 20, 200)
+    image = np.rint(share * red + (1 - share) * green).astype(np.uint8)
+    # The map whose ramp gives the true share.
+    levels = np.arange(256, dtype=np.uint8)[None]
+    alphas = cutout(np.zeros((1, 256, 3), np.uint8), levels)[0, :, 3]
+    saliency = np.interp(share[..., 0] * 255, alphas, levels[0]).astype(np.uint8)
+    picture = cutout(image, saliency)
+    edge = (picture[..., 3] > 40) & (picture[..., 3] < 215)
+    assert edge.sum() > 500
+    naive = np.abs(image[edge].astype(int) - red).mean()
+    assert np.abs(picture[edge, :3] - red).mean() < naive / 5
+    expected = share * red + (1 - share) * np.float32(blue)
+    assert np.abs(composite(picture, blue) - expected)[edge].mean() < 6
+
+
+def test_strips_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    whole = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), ground)]
+    monkeypatch.setattr(cutouts, "_STRIP", 1)
+    monkeypatch.setattr("purinet_jax.refine._STRIP", 1)
+    parts = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), ground)]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_composites_on_colours_and_pictures() -> None:
+    picture = np.dstack([IMAGE, RAMP])
+    share = RAMP[..., None] / 255
+    expected = share * IMAGE + (1 - share) * (255, 0, 7)
+    np.testing.assert_allclose(composite(picture, (255, 0, 7)), expected, atol=0.51)
+    ground = RNG.integers(0, 256, IMAGE.shape, dtype=np.uint8)
+    np.testing.assert_allclose(composite(picture, ground), share * IMAGE + (1 - share) * ground, atol=0.51)
+    # A wide picture covers a narrow cut-out with its middle.
+    wide = np.zeros((30, 400, 3), np.uint8)
+    wide[:, 180:220] = 90
+    assert (composite(np.zeros((30, 40, 4), np.uint8), wide)[:, 2:-2] == 90).all()
+
+
+def test_overlays_tint_the_object_only() -> None:
+    image = np.full((1, 2, 3), 100, np.uint8)
+    found = overlay(image, np.array([[0, 255]], np.uint8)).astype(int)
+    np.testing.assert_allclose(found[0, 0], 70, atol=1)
+    np.testing.assert_allclose(found[0, 1], 55 + 0.45 * np.array(cutouts.TINT), atol=1)

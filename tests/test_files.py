@@ -1,0 +1,427 @@
+"""Files in, files out: what is meant by what was typed, where pictures go, what is refused; 500 odd files."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import test_fuzz
+from PIL import Image, ImageCms
+
+from purinet_jax import files
+from purinet_jax.cutouts import binary_mask, cutout, overlay
+from purinet_jax.data.images import read_picture
+from purinet_jax.data.synthetic import draw_example
+from purinet_jax.errors import InputError
+from purinet_jax.files import STANDARD, Job, Style, plan, predict_files, read_background
+from purinet_jax.model import Maps
+from purinet_jax.refine import refine_map
+
+SIZE = 8
+RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+class Brightness:
+    """Stands in for a predictor: the "network" answers each pixel's red, and counts its batches."""
+
+    size = SIZE
+
+    def __init__(self, attention: bool = True) -> None:
+        self.batches: list[tuple[int, int]] = []
+        self.model: Any = self
+        self.attention = attention
+
+    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+        self.batches.append((len(images), batch_size))
+        return np.stack(images)[..., 0].astype(np.float32) / 255
+
+    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> list[Maps]:
+        levels = [np.asarray(image, np.float32)[None, ..., :1] / 64 - 2 for image in images]
+        return [Maps(*[(level,)] * 4) for level in levels]
+
+
+def write(path: Path, image: np.ndarray = RGB, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+    return path
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def run(jobs: Sequence[Job], style: Style = Style(), **options: Any) -> list[str | None]:  # noqa: B008
+    network: Any = Brightness()
+    return [result.error for result in predict_files(network, jobs, style, **options)]
+
+
+def outputs(jobs: Sequence[Job], root: Path) -> dict[str, str]:
+    def below(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
+    return {below(job.source): below(job.output) for job in jobs}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for name in ("photos/b.JPG", "photos/a.png", "photos/in/c.webp", "photos/.hidden.png", "photos/.in/d.png"):
+        write(tmp_path / name)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+def test_pictures_go_beside_their_images(tmp_path: Path, photos: Path) -> None:
+    single = photos.rename(tmp_path / "others") / "a.png"
+    assert outputs(plan([single]), tmp_path) == {"others/a.png": "others/a_map.png"}
+    assert outputs(plan([single.parent, single], kind="cutout", ending=".webp"), tmp_path) == {
+        "others/a.png": "others/a_cutout.webp",
+        "others/b.JPG": "others/b_cutout.webp",
+        "others/in/c.webp": "others/in/c_cutout.webp",
+    }
+
+
+def test_folders_keep_their_structure_in_the_output(tmp_path: Path, photos: Path) -> None:
+    other = write(tmp_path / "elsewhere" / "e.tif")
+    assert outputs(plan([photos, other], tmp_path / "out"), tmp_path) == {
+        "photos/a.png": "out/a.png",
+        "photos/b.JPG": "out/b.png",
+        "photos/in/c.webp": "out/in/c.png",
+        "elsewhere/e.tif": "out/e.png",
+    }
+    assert not (tmp_path / "out").exists()
+
+
+def test_patterns(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outputs(plan([f"{photos}/**/*"], tmp_path / "out"), tmp_path) == {
+        "photos/a.png": "out/a.png",
+        "photos/b.JPG": "out/b.png",
+        "photos/in/c.webp": "out/in/c.png",
+    }
+    monkeypatch.chdir(photos)
+    assert plan(["*.png", "i?/*"], "out") == [
+        Job(Path("a.png"), Path("out/a.png")),
+        Job(Path("in/c.webp"), Path("out/in/c.png")),
+    ]
+    odd = write(photos / "odd[1].png")
+    assert plan([odd])[0].source == odd
+    with pytest.raises(InputError, match="matches no images"):
+        plan(["*.gif"])
+
+
+def test_images_of_one_stem_keep_their_endings(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        write(tmp_path / name)
+    assert outputs(plan([tmp_path]), tmp_path) == {
+        "a.jpg": "a.jpg_map.png",
+        "a.png": "a.png_map.png",
+        "b.png": "b_map.png",
+    }
+    assert outputs(plan([tmp_path], tmp_path / "out"), tmp_path) == {
+        "a.jpg": "out/a.jpg.png",
+        "a.png": "out/a.png.png",
+        "b.png": "out/b.png",
+    }
+
+
+def test_what_an_earlier_run_wrote_is_no_input(tmp_path: Path, photos: Path) -> None:
+    write(photos / "b.png")
+    write(photos / "holiday_map.png")  # called so, but beside no holiday
+    before = outputs(plan([photos]), photos)
+    for kind in files.KINDS:
+        assert run(plan([photos], kind=kind), Style(kind)) == [None] * 5
+    for inputs in (photos, f"{photos}/**/*"):
+        assert outputs(plan([inputs], existing="overwrite"), photos) == before
+    assert run(plan([photos], photos / "maps")) == [None] * 5
+    assert outputs(plan([photos], photos / "maps", existing="overwrite"), photos) == {
+        source: f"maps/{Path(source).with_suffix('.png') if 'b.' not in source else source + '.png'}"
+        for source in before
+    }
+    with pytest.raises(InputError, match="only what an earlier run wrote"):
+        plan([f"{photos}/*_cutout.png"])
+
+
+def test_files_that_exist_are_refused_replaced_or_kept(tmp_path: Path, photos: Path) -> None:
+    out = tmp_path / "out"
+    assert run(plan([photos], out)) == [None] * 3
+    (out / "a.png").write_bytes(b"precious")
+    (out / "b.png").unlink()
+    with pytest.raises(InputError, match=f"{re.escape(str(out / 'a.png'))}: exists already, and 1 more; --overwrite"):
+        plan([photos], out)
+    (job,) = plan([photos], out, existing="skip")
+    assert job.output == out / "b.png"
+    assert len(plan([photos], out, existing="overwrite")) == 3
+    assert run(plan([photos], out, existing="overwrite")) == [None] * 3
+    assert read(out / "a.png").shape == (20, 30)
+
+
+def test_single_files_and_streams(tmp_path: Path, photos: Path) -> None:
+    image = photos / "a.png"
+    assert plan([image], tmp_path / "x.JPG") == [Job(image, tmp_path / "x.JPG")]
+    assert plan([image], "-") == [Job(image, STANDARD)]
+    assert plan(["-"]) == [Job(STANDARD, STANDARD)]
+    assert plan(["-"], tmp_path / "out") == [Job(STANDARD, tmp_path / "out" / "stdin.png")]
+    (tmp_path / "folder.png").mkdir()
+    assert plan([image], tmp_path / "folder.png")[0].output == tmp_path / "folder.png" / "a.png"
+
+
+def test_videos_keep_their_format_and_must_be_named(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png")
+    for name in ("b.mp4", "b.GIF", "c.webm"):
+        (tmp_path / name).write_bytes(b"")
+    assert [job.source for job in plan([tmp_path])] == [image]
+    assert outputs(plan([f"{tmp_path}/*"], ending=".jpg"), tmp_path) == {
+        "a.png": "a_map.jpg",
+        "b.GIF": "b_map.gif",
+        "b.mp4": "b_map.mp4",
+        "c.webm": "c_map.webm",
+    }
+    (job,) = plan([tmp_path / "b.mp4"], kind="cutout", transparent=True)
+    assert job.output.name == "b_cutout.webm"
+
+
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, photos: Path) -> None:
+    first, second = write(tmp_path / "one" / "a.jpg"), write(tmp_path / "two" / "a.jpg")
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"")
+    link = tmp_path / "out" / "a.png"
+    link.parent.mkdir()
+    link.symlink_to(first)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full" / "a.png").mkdir(parents=True)
+    new = tmp_path / "new"
+    cases: list[tuple[list[Any], Any, dict[str, Any], str]] = [
+        (["https://example.org/a.jpg"], None, {}, "https://example.org/a.jpg: is an address, and nothing is fetched"),
+        (["file:///a.jpg"], None, {}, "file:///a.jpg: is an address"),
+        ([first, tmp_path / "missing.png"], new, {}, f"{tmp_path / 'missing.png'}: no such file"),
+        ([tmp_path / "empty"], new, {}, f"{tmp_path / 'empty'}: holds no images"),
+        ([], new, {}, "no images were named"),
+        (["-", first], new, {}, "-: the standard input cannot be one of several"),
+        ([first, second], new, {}, f"{new / 'a.jpg.png'}: both {first} and {second} would be written"),
+        ([first], first, {"existing": "overwrite"}, f"{first}: the picture of {first} would replace the image {first}"),
+        ([first], link.parent, {"existing": "overwrite"}, f"would replace the image {first}"),
+        ([first], tmp_path / "full", {}, f"{tmp_path / 'full' / 'a.png'}: is a folder"),
+        ([photos], tmp_path / "a.png", {}, f"{tmp_path / 'a.png'}: one file for 3 images; name a folder"),
+        ([photos], "-", {}, "-: one file for 3 images"),
+        ([first], tmp_path / "a.bmp", {}, "a.bmp: pictures are written as png, jpg, webp, tiff"),
+        ([first], tmp_path / "a.mp4", {}, "needs the ending an image's"),
+        ([video], tmp_path / "a.webm", {}, "needs the ending .mp4"),
+        ([video], "-", {}, "needs the ending .mp4"),
+        ([first], tmp_path / "a.jpg", {"ending": ".png"}, "a.jpg: does not end in .png"),
+        (
+            [first],
+            tmp_path / "a.jpg",
+            {"transparent": True},
+            "a.jpg: jpg cannot be transparent: give cut-outs a --back",
+        ),
+        ([first], new, {"ending": ".jpg", "transparent": True}, "jpg cannot be transparent"),
+        ([first], "-", {"ending": ".jpg", "transparent": True}, "jpg cannot be transparent"),
+    ]
+    before = sorted(tmp_path.rglob("*"))
+    for inputs, output, options, message in cases:
+        with pytest.raises(InputError, match=re.escape(message)) as refusal:
+            plan(inputs, output, **options)
+        assert "\n" not in str(refusal.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unreadable_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be read: Permission denied"):
+        plan([tmp_path])
+
+
+def test_folders_that_cannot_be_made_are_refused_before_anything(tmp_path: Path) -> None:
+    image, file = write(tmp_path / "a.png"), write(tmp_path / "file.dat.png")
+    network: Any = Brightness()
+    for folder in (file / "below", tmp_path / "a.png" / "deeper" / "still"):
+        with pytest.raises(InputError, match="is a file or lies below one"):
+            list(predict_files(network, [Job(image, folder / "a.png")], Style()))
+    assert network.batches == []
+
+
+def test_maps_are_the_authors_or_refined(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png")
+    square = np.asarray(Image.fromarray(RGB).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    saliency = square[..., 0].astype(np.float32) / 255
+    assert run([Job(image, tmp_path / "plain.png")], Style(refine=False)) == [None]
+    expected = cv2.resize((saliency * 255).astype(np.uint8), (30, 20))
+    np.testing.assert_array_equal(read(tmp_path / "plain.png"), expected)
+    assert run([Job(image, tmp_path / "fine.png")]) == [None]
+    fine = np.rint(refine_map(saliency, square, RGB) * 255)
+    np.testing.assert_array_equal(read(tmp_path / "fine.png"), fine)
+    small = write(tmp_path / "small.png", RGB[:6, :7])
+    assert run([Job(small, tmp_path / "one.png")]) == run([Job(small, tmp_path / "two.png")], Style(refine=False))
+    np.testing.assert_array_equal(read(tmp_path / "one.png"), read(tmp_path / "two.png"))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_kinds(tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr(files, "_LARGE", 10)
+    image = write(tmp_path / "a.png", np.dstack([RGB, RGB[..., 2]]))
+    found = {}
+    styles = {kind: Style(kind, threshold=0.4) for kind in files.KINDS}
+    for kind, style in (styles | {"composite": Style("cutout", threshold=0.4, background=(9, 8, 7))}).items():
+        assert run([Job(image, tmp_path / f"{kind}.png")], style) == [None]
+        found[kind] = read(tmp_path / f"{kind}.png")
+    np.testing.assert_array_equal(found["mask"], binary_mask(found["map"], 0.4))
+    np.testing.assert_array_equal(found["cutout"], cutout(RGB, found["map"], RGB[..., 2], 0.4))
+    np.testing.assert_array_equal(found["overlay"], overlay(RGB, found["map"]))
+    assert found["attention"].shape == (5, 5 * 8, 3)
+    share = found["cutout"][..., 3:] / 255
+    np.testing.assert_allclose(found["composite"], share * found["cutout"][..., :3] + (1 - share) * (9, 8, 7), atol=0.6)
+
+
+def test_attention_needs_a_network_with_attention(tmp_path: Path) -> None:
+    network: Any = Brightness(attention=False)
+    job = Job(write(tmp_path / "a.png"), tmp_path / "new" / "b.png")
+    with pytest.raises(InputError, match="attention: this network has none"):
+        list(predict_files(network, [job], Style("attention")))
+    assert not (tmp_path / "new").exists()
+
+
+def test_formats(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png")
+    for ending, name in ((".JPEG", "JPEG"), (".webp", "WEBP"), (".tif", "TIFF")):
+        assert run(plan([image], tmp_path / f"b{ending}")) == [None]
+        with Image.open(tmp_path / f"b{ending}") as picture:
+            assert picture.format == name
+            assert picture.size == (30, 20)
+
+
+def test_backgrounds(tmp_path: Path) -> None:
+    image = write(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_background(str(image)), RGB)
+    assert read_background("white") == (255, 255, 255)
+    assert read_background("#0180ff") == (1, 128, 255)
+    with pytest.raises(InputError, match="nothing: neither an image's file nor a colour"):
+        read_background("nothing")
+
+
+def test_one_batch_shape_for_all_files(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{index}.png", RGB[: 5 + index]) for index in range(5)]
+    network: Any = Brightness()
+    list(predict_files(network, plan(paths), Style(), batch_size=2))
+    assert network.batches == [(2, 2), (2, 2), (1, 2)]
+    list(predict_files(network, plan(paths[:1], tmp_path / "b.png"), Style(), batch_size=8))
+    assert network.batches[-1] == (1, 1)
+    with pytest.raises(InputError, match="batch_size: must be at least 1, not 0"):
+        list(predict_files(network, plan(paths[:1], tmp_path / "c.png"), Style(), batch_size=0))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 9])
+def test_bad_images_are_named_and_the_others_done(tmp_path: Path, batch_size: int) -> None:
+    for index in range(6):
+        write(tmp_path / f"{index}.png")
+    for index in (0, 3, 4):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    errors = run(plan([tmp_path], tmp_path / "out"), batch_size=batch_size)
+    for index, error in enumerate(errors):
+        assert (error is None) == (index not in (0, 3, 4))
+        assert error is None or error == f"{tmp_path / str(index)}.png: not an image, or a damaged one"
+    assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == ["1", "2", "5"]
+
+
+def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    long = write(tmp_path / "long.png", np.zeros((1, 17_000, 3), np.uint8))
+    short = write(tmp_path / "short.png")
+    errors = run(plan([long, short], tmp_path / "out", ending=".webp"))
+    assert errors[1] is None
+    assert re.search(r"long\.webp: cannot hold 17000×1 pixels", errors[0] or "")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["short.webp"]
+
+
+# Odd files -------------------------------------------------------------------------------------------------
+
+
+def odd_images() -> Iterator[tuple[str, bytes]]:
+    """Files of every mode, some turned, with alpha, with profiles, tiny or thin; whole ones."""
+    rng = np.random.default_rng(1)
+    colours = Image.fromarray(rng.integers(0, 256, (9, 13, 4), dtype=np.uint8))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    deep = Image.fromarray(rng.integers(0, 65536, (9, 13), dtype=np.uint16))
+    images = {
+        mode: colours.convert("RGB").convert(mode) for mode in ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "F")
+    }
+    images |= {"RGBA": colours, "LA": colours.convert("LA"), "I;16": deep, "thin": colours.resize((200, 1))}
+    images |= {"dot": colours.resize((1, 1)), "tall": colours.resize((1, 200))}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, image in images.items():
+        for kind in ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "PPM"):
+            for options in ({}, {"icc_profile": profile[:-7]}, {"exif": exif}):
+                buffer = io.BytesIO()
+                try:
+                    image.save(buffer, kind, **options)
+                except (OSError, ValueError, KeyError):  # this format has no such mode
+                    continue
+                yield f"{name.replace(';', '')}_{'-'.join(options)}_{kind}", buffer.getvalue()
+
+
+def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    whole = list(odd_images())
+    for name, data in whole:
+        (folder / f"{name}.png").write_bytes(data)
+    for number in range(500 - len(whole)):
+        rng = np.random.default_rng(number)
+        image, _ = draw_example(rng, (24, 40))
+        data = test_fuzz.encode(image, ("JPEG", "PNG")[number % 2])
+        mutate = test_fuzz.MUTATIONS[number // 2 % len(test_fuzz.MUTATIONS)]
+        (folder / f"mutated{number:03d}.jpg").write_bytes(mutate(data, rng))
+    jobs = plan([folder], tmp_path / "out")
+    assert len(jobs) == 500
+    network: Any = Brightness()
+    results = list(predict_files(network, jobs, Style("cutout"), batch_size=4))
+    assert [result.job for result in results] == jobs
+    failed = 0
+    for job, result in zip(jobs, results, strict=True):
+        if result.error is None:
+            colours, _ = read_picture(job.source)
+            assert read(job.output).shape == (*colours.shape[:2], 4)
+        else:
+            failed += 1
+            assert result.error.startswith(f"{job.source}: ")
+            assert "\n" not in result.error
+            assert not job.output.exists()
+            with pytest.raises(InputError):
+                read_picture(job.source)
+    assert len(list((tmp_path / "out").iterdir())) == 500 - failed
+    assert 50 < failed < 300
+
+
+PROGRAM = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[1])
+from test_files import Brightness
+from purinet_jax.files import Style, plan, predict_files
+import purinet_jax.predict
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+jobs = plan([sys.argv[2]], sys.argv[3])
+errors = [result.error for result in predict_files(Brightness(), jobs, Style("cutout"), batch_size=2)]
+print(json.dumps({"errors": errors, "grown": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before}))
+"""
+
+
+def test_large_images_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    for index in range(3):
+        write(tmp_path / "in" / f"{index}.jpg", np.full((4100, 4100, 3), 60 * index, np.uint8))
+    arguments = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=True)
+    result = json.loads(done.stdout)
+    assert result["errors"] == [None] * 3
+    # One needs 17 million pixels of a few bytes each; three at once would need more than this. In KiB.
+    assert result["grown"] < 17e6 * 32 / 1024
