@@ -41,8 +41,10 @@ PREDICT_EXAMPLES = """examples:
 
 Folders are searched for images (bmp, jpg, png, ppm, tiff, webp), those within too; hidden files and what an earlier run
 wrote are left out. Videos (mp4, webm, gif) must be named or matched, and need the extra: pip install
-'purinet_jax[video]'. Two images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Images are turned
-upright and converted to sRGB; pictures have the image's size. Nothing is fetched from the network."""
+'purinet_jax[video]'; frames, times and sound stay, but a cut-out without background is a WebM with alpha, which MP4's
+sound does not fit in. Two images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Images are turned
+upright and converted to sRGB; pictures have the image's size, panels at most that of the network's square. Nothing is
+fetched from the network."""
 EVALUATE_EXAMPLES = """examples:
   purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip
   purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip ECSSD/ --json > numbers.json
@@ -396,30 +398,34 @@ def _predict(arguments: argparse.Namespace) -> int:
         transparent=kind == "cutout" and background is None,
         existing="overwrite" if arguments.overwrite else "skip" if arguments.skip_existing else "refuse",
     )
+    if arguments.json and jobs and jobs[0].output == STANDARD:
+        raise InputError("--json: the standard output is the picture's; give -o a file or folder")
     if not jobs:
-        print("all there already, nothing to do")
+        print("all there already, nothing to do", file=sys.stderr)
         return 0
     # Only now, because it imports JAX.
     from purinet_jax.predict import load, show_progress
 
     predictor = load(arguments.checkpoint, arguments.size)
     style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
-    done, failed = [], 0
+    done: list[Path] = []
+    errors: list[str] = []
     progress = not arguments.quiet
     results = predict_files(predictor, jobs, style, batch_size=arguments.batch, progress=progress and len(jobs) == 1)
     with closing(results):
         for result in show_progress(results, len(jobs), progress and len(jobs) > 1):
-            if result.error is not None:
-                failed += 1
-                print(f"purinet: {result.error}", file=sys.stderr)
-            else:
+            if result.error is None:
                 done.append(result.job.output)
+            else:
+                errors.append(result.error)
             if arguments.json:
                 place = {"output": str(result.job.output)} if result.error is None else {"error": result.error}
                 print(json.dumps({"input": str(result.job.source), **place}), flush=True)
+    for error in errors:  # behind the bar, which they would tear apart
+        print(f"purinet: {error}", file=sys.stderr)
     if done and STANDARD not in done and not arguments.json and not arguments.quiet:
         print(_whereabouts(done, kind, arguments.output))
-    return 2 if failed else 0
+    return 2 if errors else 0
 
 
 def _whereabouts(files: Sequence[Path], kind: str, output: str | None) -> str:

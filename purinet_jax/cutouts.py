@@ -45,13 +45,11 @@ def cutout(
       uint8 [height, width, 4], red green blue alpha; black where it is fully transparent.
     """
     opacity = _opacity(saliency, threshold)
+    shown = opacity if alpha is None else cv2.multiply(opacity, alpha, scale=1 / 255)
     result = np.empty((*saliency.shape, 4), np.uint8)
     for rows, colours in _object_colours(image, opacity):
-        result[rows, :, :3] = colours
-    if alpha is not None:
-        opacity = cv2.multiply(opacity, alpha, scale=1 / 255)
-    result[..., 3] = opacity
-    result[opacity == 0] = 0
+        result[rows, :, :3] = colours * (shown[rows, :, None] > 0)
+        result[rows, :, 3] = shown[rows]
     return result
 
 

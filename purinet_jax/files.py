@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from purinet_jax.cutouts import binary_mask, composite, cutout, overlay
+from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_picture, write_atomically
 from purinet_jax.errors import InputError
 
@@ -125,7 +126,7 @@ def plan(
         picture or, with "refuse", a file; or the output does not fit.
     """
     folder = Path(output) if output is not None else None
-    sources = _find(list(map(os.fspath, inputs)), folder)
+    sources = _find([os.fspath(path) for path in inputs], folder)
     if folder is None and sources[0].path == STANDARD:
         folder = STANDARD
     single = folder is not None and _is_file_name(folder)
@@ -315,8 +316,9 @@ def predict_files(
       InputError: a folder cannot be made, the network has no attention to be shown, a video needs what is not
         installed, or `batch_size` is not positive. Nothing is written then.
     """
-    from purinet_jax.predict import answer_stream
+    from purinet_jax.predict import Squashed, answer_stream, checked_size
 
+    size = checked_size(predictor.size)
     images = [job for job in jobs if not is_video(job.source)]
     videos = [job for job in jobs if is_video(job.source)]
     if style.kind == "attention" and not predictor.model.attention:
@@ -332,15 +334,16 @@ def predict_files(
     def open_image(job: Job) -> tuple[np.ndarray, np.ndarray | None]:
         return read_picture(standard_input, "stdin") if job.source == STANDARD else read_picture(job.source)
 
-    def read(index: int) -> tuple[np.ndarray, Any]:
+    def read(index: int) -> Squashed:
         job = images[index]
         large = job.source != STANDARD and count_pixels(job.source) > _LARGE
         with _large_image if large else nullcontext():
             image, alpha = open_image(job)
             # What is not kept is read again, except where nothing but its size is needed.
-            return image, None if large or not _needs_image(style) else (image, alpha)
+            beside = None if large or not _needs_image(style) else (image, alpha)
+            return Squashed(resize_image(image, size, size), image.shape, beside)
 
-    def finish(index: int, answer: Any, squashed: Any) -> Result:
+    def finish(index: int, answer: Any, squashed: Squashed) -> Result:
         job = images[index]
         large = _needs_image(style) and squashed.beside is None
         try:
@@ -350,8 +353,7 @@ def predict_files(
                 del image
                 data = encode(picture, style.ending if job.output == STANDARD else _ending(job.output), str(job.output))
             if job.output == STANDARD:
-                sys.stdout.buffer.write(data)
-                sys.stdout.buffer.flush()
+                _write_standard_output(data)
             else:
                 write_atomically(job.output, data)
         except InputError as error:
@@ -359,7 +361,7 @@ def predict_files(
         return Result(job)
 
     ask: Any = predictor.squashed_finest_maps if style.kind == "attention" else predictor.squashed_maps
-    stream = answer_stream(ask, predictor.size, len(images), read, finish, batch_size=batch_size)
+    stream = answer_stream(ask, len(images), read, finish, batch_size=batch_size)
     for index, result in enumerate(stream):
         yield Result(images[index], str(result)) if isinstance(result, InputError) else result
     for job in videos:
@@ -369,6 +371,14 @@ def predict_files(
             yield Result(job, str(error))
         else:
             yield Result(job)
+
+
+def _write_standard_output(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:  # whoever was to read it has gone
+        raise InputError(f"stdout: cannot be written: {error.strerror or error}") from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Panels of pictures for people to look at: images beside their masks and maps."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import jax
@@ -57,8 +58,8 @@ def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.
     def fit(picture: np.ndarray) -> np.ndarray:
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
-    fitted = Maps(*((fit(np.asarray(level[0])[0, ..., 0])[None, ..., None],) for level in maps))
-    return panel({"image": fit(square)[None]}, fitted)
+    fitted: Any = [(fit(np.asarray(level[0])[0, ..., 0])[None, ..., None],) for level in maps]
+    return panel({"image": fit(square)[None]}, Maps(*fitted))
 
 
 def tile(columns: Sequence[np.ndarray]) -> np.ndarray:

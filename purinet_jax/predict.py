@@ -110,7 +110,7 @@ class Predictor:
         Raises:
           InputError: a file cannot be read, an array is of another dtype or shape, or `size` is not positive.
         """
-        size = _checked_size(self.size if size is None else size)
+        size = checked_size(self.size if size is None else size)
         if not isinstance(images, list | tuple):
             return self._predict_some([images], size, refine)[0]
         maps: list[np.ndarray] = []
@@ -192,10 +192,9 @@ def _read_shipped() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class _Squashed:
-    """An image on its way: index, square uint8 [size, size, 3], own shape, and what `read` gave with it."""
+class Squashed:
+    """An image on its way: square uint8 [size, size, 3], own shape (height, width, …), and what else belongs to it."""
 
-    index: int
     square: np.ndarray
     shape: tuple[int, ...]
     beside: Any
@@ -228,18 +227,23 @@ def predict_stream(
       InputError: `batch_size` or the predictor's size is not positive, or `finish` raised it.
     """
 
-    def complete(index: int, saliency: np.ndarray, image: _Squashed) -> _Result:
+    size = checked_size(predictor.size)
+
+    def squash(index: int) -> Squashed:
+        image, beside = read(index)
+        return Squashed(resize_image(image, size, size), image.shape, beside)
+
+    def complete(index: int, saliency: np.ndarray, image: Squashed) -> _Result:
         return finish(index, released_map(saliency, image.shape), image.beside)
 
-    yield from answer_stream(predictor.squashed_maps, predictor.size, count, read, complete, batch_size=batch_size)
+    yield from answer_stream(predictor.squashed_maps, count, squash, complete, batch_size=batch_size)
 
 
 def answer_stream(
     ask: Callable[[Sequence[np.ndarray], int], Iterable[_Answer]],
-    size: int,
     count: int,
-    read: Callable[[int], tuple[np.ndarray, Any]],
-    finish: Callable[[int, _Answer, _Squashed], _Result],
+    read: Callable[[int], Squashed],
+    finish: Callable[[int, _Answer, Squashed], _Result],
     *,
     batch_size: int,
 ) -> Generator[_Result | InputError]:
@@ -247,51 +251,51 @@ def answer_stream(
 
     Args:
       ask: squares and batch size, as of `Predictor.squashed_maps`, → one answer for each square.
-      size: side of the squares, pixels.
-      count, read, batch_size: as of `predict_stream`.
-      finish: index, answer, and the image without its pixels: its square, its shape and what `read` gave → a result.
+      count, batch_size: as of `predict_stream`.
+      read: index → the image, squashed to the network's square. Called in threads, ahead of the device.
+      finish: index, answer and image → a result. Called in threads, behind the device.
 
     Yields, raises: as `predict_stream`.
     """
     if batch_size < 1:
         raise InputError(f"batch_size: must be at least 1, not {batch_size}")
     batch_size = min(batch_size, max(count, 1))
-    size = _checked_size(size)
 
-    def squash(index: int) -> _Squashed | InputError:
+    def attempt(index: int) -> tuple[int, Squashed | InputError]:
         try:
-            image, beside = read(index)
+            return index, read(index)
         except InputError as error:
-            return error
-        return _Squashed(index, resize_image(image, size, size), image.shape, beside)
+            return index, error
 
-    def with_answers(squashed: Iterable[_Squashed | InputError]) -> Iterator[tuple[_Squashed, _Answer] | InputError]:
-        batch: list[_Squashed | InputError] = []  # errors keep their places between the images
-        images = 0
-        for image in squashed:
+    def with_answers(
+        images: Iterable[tuple[int, Squashed | InputError]],
+    ) -> Iterator[tuple[int, Squashed | InputError, _Answer | None]]:
+        batch: list[tuple[int, Squashed | InputError]] = []  # errors keep their places between the images
+        good = 0
+        for image in images:
             batch.append(image)
-            images += isinstance(image, _Squashed)
-            if images == batch_size:
+            good += isinstance(image[1], Squashed)
+            if good == batch_size:
                 yield from on_device(batch)
-                batch, images = [], 0
+                batch, good = [], 0
         yield from on_device(batch)
 
-    def on_device(batch: list[_Squashed | InputError]) -> Iterator[tuple[_Squashed, _Answer] | InputError]:
-        squares = [image.square for image in batch if isinstance(image, _Squashed)]
+    def on_device(
+        batch: Sequence[tuple[int, Squashed | InputError]],
+    ) -> Iterator[tuple[int, Squashed | InputError, _Answer | None]]:
+        squares = [image.square for _, image in batch if isinstance(image, Squashed)]
         answers = iter(ask(squares, batch_size) if squares else ())
-        return (image if isinstance(image, InputError) else (image, next(answers)) for image in batch)
+        return ((index, image, next(answers) if isinstance(image, Squashed) else None) for index, image in batch)
 
-    def complete(image: tuple[_Squashed, _Answer] | InputError) -> _Result | InputError:
-        if isinstance(image, InputError):
-            return image
-        squashed, answer = image
-        return finish(squashed.index, answer, squashed)
+    def complete(item: tuple[int, Squashed | InputError, Any]) -> _Result | InputError:
+        index, image, answer = item
+        return image if isinstance(image, InputError) else finish(index, answer, image)
 
     threads = min(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="purinet")
     try:
-        squashed = _ahead(pool, squash, range(count), 2 * batch_size + threads)
-        yield from _ahead(pool, complete, with_answers(squashed), batch_size)
+        images = _ahead(pool, attempt, range(count), 2 * batch_size + threads)
+        yield from _ahead(pool, complete, with_answers(images), batch_size)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -357,7 +361,8 @@ def _filled_up(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
     return batch
 
 
-def _checked_size(size: int) -> int:
+def checked_size(size: int) -> int:
+    """`size`. Raises InputError if it is not positive."""
     if size < 1:
         raise InputError(f"size: must be at least 1, not {size}")
     return size

@@ -162,7 +162,8 @@ def _made_frame(picture: np.ndarray, frame: Any, stream: Any) -> Any:
         palette = np.zeros((256, 4), np.uint8)
         listed = np.array(colours.getpalette(), np.uint8).reshape(-1, 3)
         palette[: len(listed), 0], palette[: len(listed), 1:] = 255, listed  # alpha, red, green, blue
-        made = av.VideoFrame.from_ndarray((np.asarray(colours), palette), format="pal8")
+        indexed: Any = (np.asarray(colours), palette)
+        made = av.VideoFrame.from_ndarray(indexed, format="pal8")
     else:
         channels = {2: "gray", 3: "rgb24"}[picture.ndim] if picture.shape[-1] != 4 else "rgba"
         made = av.VideoFrame.from_ndarray(picture, format=channels)

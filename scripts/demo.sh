@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# PurNet end to end on two CPU cores, from nothing but a clone: makes a small data set, trains configs/tiny.py on it,
-# stops the run in the middle and resumes it, and shows what the network finds in pictures it has not seen.
+# PurNet end to end on two CPU cores, from nothing but a clone: finds the objects in photographs with the weights of the
+# package; then makes a small data set, trains configs/tiny.py on it, stops the run in the middle and resumes it, and
+# shows what that network finds in pictures it has not seen.
 # Needs Python 3.11 or newer, and at the first run the network. Everything is left in demo/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,6 +10,26 @@ cd "$(dirname "$0")/.."
 
 step "pip install -e ., versions from constraints.txt"
 .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+
+step "Photographs that come with scikit-image: what the package's weights find in them"
+rm -rf demo/photographs demo/found
+mkdir -p demo/photographs
+.venv/bin/python - <<'PYTHON'
+import shutil
+from pathlib import Path
+
+import skimage.data
+
+folder = Path(skimage.data.__file__).parent
+for name in ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg"):
+    shutil.copy(folder / name, "demo/photographs")
+PYTHON
+for kind in map cutout; do
+  .venv/bin/purinet predict demo/photographs -o "demo/found/$kind" --output-kind "$kind" --quiet
+done
+.venv/bin/purinet predict demo/photographs/chelsea.png -o demo/found/why_chelsea.png --output-kind attention --quiet
+.venv/bin/python scripts/contact_sheet.py \
+  demo/photographs demo/found/map demo/found/cutout demo/photographs.png --cell 240
 
 step "Data: 96 generated pictures to train on, 16 to test on"
 # A run that an earlier demo left would be resumed, and finished at once. The data come out the same each time.
@@ -58,7 +79,9 @@ PYTHON
 
 step "Done. Look at:"
 cat <<'TEXT'
-demo/contact_sheet.png   image | mask | map, of pictures that were not trained on
+demo/photographs.png     photographs, the maps of the package's weights, and the objects cut out
+demo/found/              these maps and cut-outs; why_chelsea.png shows image, map, promotion, rectification, error
+demo/contact_sheet.png   image | mask | map of the network trained here, on pictures that it was not trained on
 demo/maps/               the maps alone
 demo/run/                the run: config.json, log.jsonl, checkpoints/, tensorboard/
 demo/train/DUTS-TR/      the generated data set

@@ -1,5 +1,6 @@
 """The command line: one line and exit code 2 for what cannot be used, and the whole way from weights to maps."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -184,6 +185,78 @@ def test_evaluate_names_what_it_cannot_use_before_it_begins(
     printed = capsys.readouterr().out
     assert printed.splitlines()[1].split()[:4] == ["DUTS-TR", "purnet", "maps", "2"]
     assert printed.splitlines()[-1].startswith("DUTS-TR, maps: without 1 unpaired file: ")
+
+
+def test_predict_needs_nothing_but_an_image(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next((data / "DUTS-TR-Image").iterdir())
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(image.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", "photo.jpg"]) == 0
+    assert capsys.readouterr() == ("photo_map.png\n", "")  # no bar for one image
+    with Image.open("photo_map.png") as found, Image.open(photo) as original:
+        assert found.size == original.size
+    assert_refused(capsys, ["predict", "photo.jpg"], "photo_map.png: exists already; --overwrite replaces")
+    assert main(["predict", "photo.jpg", "--skip-existing"]) == 0
+    assert capsys.readouterr() == ("", "all there already, nothing to do\n")
+
+
+def test_predicted_pictures_and_what_is_said_of_them(
+    tmp_path: Path,
+    weights: Path,
+    data: Path,
+    capsysbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = data / "DUTS-TR-Image"
+    first = min(images.iterdir())
+    network = ["--checkpoint", str(weights), "--size", "64"]
+    assert main(["predict", str(images), "-o", str(tmp_path / "out"), "--json", *network]) == 0
+    output, bar = capsysbinary.readouterr()
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert [Path(line["input"]).parent for line in lines] == [images] * 3
+    assert all(Path(line["output"]).is_file() for line in lines)
+    assert b"3/3" in bar
+    assert main(["predict", str(images), "-o", str(tmp_path / "out"), "--overwrite", "--quiet", *network]) == 0
+    assert capsysbinary.readouterr() == (b"", b"")
+    assert main(["predict", str(images), "-o", str(tmp_path / "out"), "--overwrite", *network]) == 0
+    assert capsysbinary.readouterr().out == f"3 files in {tmp_path / 'out'}\n".encode()
+
+    for kind, mode in (("mask", "L"), ("cutout", "RGBA"), ("overlay", "RGB"), ("attention", "RGB")):
+        place = tmp_path / f"{kind}.webp"
+        picture = tmp_path / f"{kind}.png"
+        assert main(["predict", str(first), "--output-kind", kind, "-o", str(picture), *network]) == 0
+        assert (
+            main(["predict", str(first), "--output-kind", kind, "-o", str(place), "--threshold", "0.3", *network]) == 0
+        )
+        with Image.open(picture) as found:
+            assert found.mode == mode
+    capsysbinary.readouterr()
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(first.read_bytes())))
+    cut = ["predict", "-", "--output-kind", "cutout", "--background", "white", "--format", "jpg", *network]
+    assert main(cut) == 0
+    with Image.open(io.BytesIO(capsysbinary.readouterr().out)) as found, Image.open(first) as original:
+        assert (found.format, found.size) == ("JPEG", original.size)
+
+
+def test_predict_refuses_before_it_writes(
+    tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(next((data / "DUTS-TR-Image").iterdir()))
+    predict = ["predict", image, "--checkpoint", str(weights), "-o", str(tmp_path / "out")]
+    assert_refused(capsys, [*predict[:-1], "-", "--json"], "--json: the standard output is the picture's")
+    assert_refused(capsys, [*predict, "--background", "white"], "--background: is for --output-kind cutout, not map")
+    assert_refused(capsys, [*predict, "--output-kind", "cutout", "--background", "no"], "no: neither an image's file")
+    assert_refused(capsys, [*predict, "--output-kind", "cutout", "--format", "jpg"], "--background")
+    assert_refused(capsys, [*predict[:1], "http://host/a.jpg", *predict[2:]], "http://host/a.jpg: is an address")
+    for wrong in (["--threshold", "1.5"], ["--overwrite", "--skip-existing"], ["--output-kind", "gif"]):
+        with pytest.raises(SystemExit) as exit_:
+            main([*predict, *wrong])
+        assert exit_.value.code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_commands_refuse_what_they_cannot_use(

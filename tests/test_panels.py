@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from purinet_jax.model import Maps
-from purinet_jax.panels import panel, tile
+from purinet_jax.panels import attention_panel, panel, tile
 
 HEIGHT, WIDTH = 4, 6
 
@@ -87,6 +87,32 @@ def test_panel_without_superpixels_and_attention_has_three_columns(batch: dict[s
     assert picture.shape == (2 * HEIGHT, 3 * WIDTH, 3)
     np.testing.assert_allclose(cell(picture, 0, 2), 127, atol=1)
     np.testing.assert_allclose(cell(picture, 1, 2), 255, atol=1)
+
+
+def test_panel_without_mask(batch: dict[str, np.ndarray], maps: Maps) -> None:
+    whole = panel(batch, maps)
+    del batch["mask"]
+    np.testing.assert_array_equal(panel(batch, maps), np.delete(whole, slice(WIDTH, 2 * WIDTH), axis=1))
+
+
+def test_attention_panel_has_the_images_proportions_and_is_never_enlarged() -> None:
+    square = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    square[:, :16] //= 8
+    levels = [np.where(square[None, ..., :1] > 31, np.float32(5 + k), np.float32(-5 - k)) for k in range(3)]
+    maps = Maps(*[(jnp.asarray(level),) for level in levels], (jnp.zeros((1, 32, 32, 1)),))
+    for shape, expected in (
+        ((200, 400, 3), (16, 32)),
+        ((400, 200), (32, 16)),
+        ((10, 20), (10, 20)),
+        ((999, 1), (32, 1)),
+    ):
+        picture = attention_panel(square, maps, shape)
+        assert picture.shape == (expected[0], 5 * expected[1], 3)
+    picture = attention_panel(square, maps, (32, 32))
+    np.testing.assert_array_equal(picture[:, :32], square)
+    for column in (1, 2, 3):
+        assert picture[:, 32 * column : 32 * column + 16].max() < 3
+    assert (picture[:, 4 * 32 :] == 255).all()
 
 
 def test_tile_puts_columns_beside_and_rows_below_each_other() -> None:

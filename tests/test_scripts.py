@@ -28,7 +28,7 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 
 def parses(command: str) -> None:
     """Fails unless the command line would take this command; a training one's overrides must be settings."""
-    program, *words = shlex.split(command.partition(" > ")[0], comments=True)
+    program, *words = shlex.split(re.split(" [<>] ", command)[0], comments=True)
     assert program == "purinet"
     try:
         arguments, rest = build_parser().parse_known_args(words)
