@@ -64,6 +64,7 @@ CONVERT_EXAMPLES = """examples:
   purinet convert stage3.pth stage3.safetensors
   purinet convert resnet50-11ad3fa6.pth resnet50.safetensors
   purinet convert runs/stage3 stage3.safetensors
+  purinet convert runs/lite purnet_lite.safetensors --half
   purinet convert stage3.safetensors authors.npz --names authors"""
 BENCHMARK_EXAMPLES = """examples:
   purinet benchmark
@@ -221,6 +222,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert = command("convert", "Convert weights of PyTorch and Keras to this package's, and back.", CONVERT_EXAMPLES)
     convert.add_argument("source", type=Path, metavar="SOURCE", help=".pth, .npz, .safetensors or a run's folder")
     convert.add_argument("destination", type=Path, metavar="DEST", help=".safetensors or .npz")
+    convert.add_argument("--half", action="store_true", help="store numbers as float16, in half of the space")
     convert.add_argument(
         "--names", choices=("purinet", "authors"), default="purinet", help="whose tensor names DEST has"
     )
@@ -259,7 +261,7 @@ def _network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size",
         type=_positive,
-        help="side that images are squashed to (default: that of training, or 320; 224 for the package's weights)",
+        help="side that images are squashed to (default: that of training, or 320)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -491,7 +493,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from purinet_jax.convert import convert_file
 
-    print(convert_file(arguments.source, arguments.destination, arguments.names))
+    print(convert_file(arguments.source, arguments.destination, arguments.names, arguments.half))
     return 0
 
 

@@ -98,22 +98,53 @@ def save_variables(
     variables: Mapping[str, Any],
     model_config: Mapping[str, Any],
     batches_tracked: Mapping[str, Any] | None = None,
+    *,
+    size: int | None = None,
+    half: bool = False,
 ) -> None:
     """Write variables to `.safetensors` or `.npz` under flat keys like `params/convert5/0/kernel`.
 
     `model_config` goes along, so that the file says what it is. `batches_tracked` are the int64 scalars that
     an authors' file had beside them, by their names (`….num_batches_tracked`); `to_authors` gives them back.
+    `size` is the side in pixels of the images that the network is for (`stored_size`). With `half`, numbers are
+    stored as float16, to be read as float32 again.
 
-    Raises InputError, naming the file, where the variables are not the configuration's or the file cannot be
-    written.
+    Raises InputError, naming the file, where the variables are not the configuration's, a number is too large for
+    float16, or the file cannot be written.
     """
     with _about(path):
         config = _checked(model_config)
         tensors = {"/".join(keys): array for keys, array in _flatten(variables).items()}
+        if half:
+            tensors = {name: _halved(name, array) for name, array in tensors.items()}
         for name, count in (batches_tracked or {}).items():
             tensors[f"{_COUNT}/{name.removesuffix(f'.{_COUNT}')}"] = np.asarray(count)
         _compare(tensors, _shapes_in_file(config, tensors))
-    write_tensors(path, tensors, {"format": FORMAT, "model": json.dumps(config, sort_keys=True)})
+    metadata = {"format": FORMAT, "model": json.dumps(config, sort_keys=True)}
+    write_tensors(path, tensors, metadata | ({} if size is None else {"size": str(size)}))
+
+
+def stored_size(path: str | os.PathLike[str]) -> int | None:
+    """The side in pixels of the images that a network is for: that of its training where the path is a run's folder,
+    otherwise what the file says, None where that is nothing.
+
+    Raises InputError, naming the file, where it cannot be read.
+    """
+    if os.path.isdir(path):
+        # Here, because Orbax takes a second to import and files do without it.
+        from purinet_jax.checkpoints import training_size
+
+        return training_size(path)
+    text = read_metadata(path).get("size", "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
+
+
+def _halved(name: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(f"{name}: reaches {np.abs(array).max():g}, more than float16 holds")
+    return half
 
 
 def to_authors(variables: Mapping[str, Any], batches_tracked: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
@@ -191,6 +222,7 @@ def convert_file(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     names: Literal["purinet", "authors"] = "purinet",
+    half: bool = False,
 ) -> str:
     """Read weights of any kind known here, tell by their names which, and write them to another file.
 
@@ -199,6 +231,7 @@ def convert_file(
         or an extractor as `from_backbone` takes it; or the folder of a training run.
       destination: `.safetensors` or `.npz`.
       names: "purinet" writes this package's variables with their configuration, "authors" the authors' names.
+      half: store this package's variables as float16.
 
     Returns what was found, written and left out, as lines of text.
 
@@ -207,6 +240,8 @@ def convert_file(
     source, destination = Path(source), Path(destination)
     if destination.suffix.lower() not in WRITABLE_SUFFIXES:
         raise InputError(f"{destination}: tensors are written to {' or '.join(WRITABLE_SUFFIXES)}")
+    if half and names == "authors":
+        raise InputError("half: the authors' tensors are float32")
     variables, config, counts, dropped, kind = _read_any(source)
 
     leaves = _flatten(variables)
@@ -215,7 +250,7 @@ def convert_file(
         write_tensors(destination, renamed)
         written = len(renamed)
     else:
-        save_variables(destination, variables, config, counts)
+        save_variables(destination, variables, config, counts, size=stored_size(source), half=half)
         written = len(leaves) + len(counts)
     parameters = sum(leaf.size for keys, leaf in leaves.items() if keys[0] == "params")
     lines = [

@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    # One arena, since only the main one can grow without bound; its top is never trimmed; nothing is mapped apart.
-    settings = ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0))
+    # One arena, since only the main one can grow without bound; its top is never trimmed (-1); nothing is mapped apart.
+    settings = ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, -1), (_MMAP_MAX, 0))
     taken = [mallopt(setting, value) == 1 for setting, value in settings]
     return all(taken)

@@ -33,9 +33,6 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 SHIPPED = Path(__file__).with_name("weights") / "purnet_lite.safetensors"
 """The weights that come with the package."""
 
-# The size at which those weights do best (docs/training.md).
-_SHIPPED_SIZE = 224
-
 # `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
 _MOST_AT_ONCE = 8
 
@@ -154,8 +151,7 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
       path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
         those two; the folder of a training run, or of one of its checkpoints. The weights that come with the
         package (PurNet on MobileNetV2, light) if not given.
-      size: side in pixels that images are squashed to; by default that of the run, or 320 (224 for the package's
-        own weights).
+      size: side in pixels that images are squashed to; by default that of the run, or what the file says, or 320.
 
     Returns:
       A predictor with its variables on the first device.
@@ -163,23 +159,17 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
     """
+    from purinet_jax.convert import load_file, stored_size
+
     if path is None:
         variables, config = _read_shipped()
-        return Predictor(build_model(config), jax.device_put(variables), size or _SHIPPED_SIZE)
-    from purinet_jax.convert import load_file
-
-    if not os.path.exists(path):
+    elif not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder")
-    usual_size = None
-    if os.path.isdir(path):
-        # Here, because Orbax is slow to import and files do without it.
-        from purinet_jax.checkpoints import training_size
-
-        usual_size = training_size(path)
-    variables, config = load_file(path)
+    else:
+        variables, config = load_file(path)
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
-    return Predictor(build_model(config), jax.device_put(variables), size or usual_size or 320)
+    return Predictor(build_model(config), jax.device_put(variables), size or stored_size(path or SHIPPED) or 320)
 
 
 def _read_shipped() -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,6 +20,7 @@ from purinet_jax.convert import (
     from_backbone,
     load_variables,
     save_variables,
+    stored_size,
     to_authors,
 )
 from purinet_jax.errors import InputError
@@ -269,6 +270,28 @@ def test_our_file(tmp_path: Path, suffix: str) -> None:
     assert convert_file(path, copy, "authors").splitlines()[2:] == [
         "the authors' names do not say that the promotion attention is the scaled one"
     ]
+
+
+def test_half_numbers_and_the_size_go_from_file_to_file(tmp_path: Path) -> None:
+    whole, half, again = (tmp_path / f"{name}.safetensors" for name in ("whole", "half", "again"))
+    variables, config = small_variables()
+    variables = jax.tree.map(lambda leaf: leaf % 1000 / 7, variables)
+    save_variables(whole, variables, config)
+    assert stored_size(whole) is None
+    save_variables(whole, variables, config, size=288)
+    convert_file(whole, half, half=True)
+    assert {tensor.dtype for tensor in read_tensors(half).values()} == {np.dtype(np.float16)}
+    loaded, loaded_config = load_variables(half)
+    assert_same(loaded, jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), variables))
+    assert loaded_config == config
+    convert_file(half, again)
+    assert stored_size(half) == stored_size(again) == 288
+    assert {tensor.dtype for tensor in read_tensors(again).values()} == {np.dtype(np.float32)}
+    with pytest.raises(InputError, match=r"half\.safetensors: params/.*: reaches 70000, more than float16 holds"):
+        save_variables(half, jax.tree.map(lambda leaf: leaf * 0 + 70_000, variables), config, half=True)
+    assert_same(load_variables(half)[0], loaded)
+    with pytest.raises(InputError, match="half: the authors' tensors are float32"):
+        convert_file(whole, again, "authors", half=True)
 
 
 def test_settings_left_out_are_the_released_ones(tmp_path: Path) -> None:
