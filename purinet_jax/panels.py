@@ -11,7 +11,7 @@ from purinet_jax.losses import region_means
 from purinet_jax.model import Maps
 
 
-def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
+def panel(batch: Mapping[str, np.ndarray], maps: Maps, full_error: float = 1.0) -> np.ndarray:
     """One row per image: image, mask if it is given, and the level-1 maps that there are.
 
     In this order: saliency, its mean over each superpixel (what the structural loss sees), promotion, rectification,
@@ -21,6 +21,7 @@ def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
       batch: `image` uint8 [batch, height, width, 3] and, optionally, `mask` [batch, height, width, 1] of 0 and 1 and
         `superpixels` [batch, height, width].
       maps: what the network predicts for these images.
+      full_error: the error in (0, 1] that has the full colour.
 
     Returns:
       uint8 [rows · height, columns · width, 3].
@@ -37,12 +38,13 @@ def panel(batch: Mapping[str, np.ndarray], maps: Maps) -> np.ndarray:
     if maps.promotion:
         columns.append(_grey(jax.nn.sigmoid(maps.promotion[0])))
         columns.append(_grey(jax.nn.sigmoid(maps.rectification[0])))
-        columns.append(_signed(np.tanh(np.asarray(maps.error[0]))))
+        columns.append(_signed(np.clip(np.tanh(np.asarray(maps.error[0])) / full_error, -1, 1)))
     return tile(columns)
 
 
 def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.ndarray:
     """`panel` of one image in its own proportions: image, saliency, promotion, rectification and error side by side.
+    A trained network expects errors of a few hundredths: the largest has the full colour.
 
     Args:
       square: uint8 [size, size, 3], the image as the network saw it.
@@ -59,7 +61,9 @@ def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
     fitted: Any = [(fit(np.asarray(level[0])[0, ..., 0])[None, ..., None],) for level in maps]
-    return panel({"image": fit(square)[None]}, Maps(*fitted))
+    shown = Maps(*fitted)
+    largest = float(np.abs(np.tanh(shown.error[0])).max())
+    return panel({"image": fit(square)[None]}, shown, max(largest, 1e-3))
 
 
 def tile(columns: Sequence[np.ndarray]) -> np.ndarray:

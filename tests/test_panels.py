@@ -115,6 +115,17 @@ def test_attention_panel_has_the_images_proportions_and_is_never_enlarged() -> N
     assert (picture[:, 4 * 32 :] == 255).all()
 
 
+def test_attention_panel_gives_the_largest_error_the_full_colour() -> None:
+    error = np.zeros((1, 4, 4, 1), np.float32)
+    error[0, 0, 0], error[0, 3, 3] = np.arctanh(0.02), np.arctanh(-0.01)
+    zeros = jnp.zeros((1, 4, 4, 1))
+    maps = Maps((zeros,), (zeros,), (zeros,), (jnp.asarray(error),))
+    shown = attention_panel(np.zeros((4, 4, 3), np.uint8), maps, (4, 4))[:, 16:]
+    np.testing.assert_allclose(shown[0, 0], [255, 0, 0], atol=1)  # missed object, red
+    np.testing.assert_allclose(shown[3, 3], [127, 127, 255], atol=1)  # half as much taken ground, blue
+    assert (shown[1:3] == 255).all()
+
+
 def test_tile_puts_columns_beside_and_rows_below_each_other() -> None:
     columns = [np.full((3, 2, 5, 3), 10 * column, np.uint8) for column in range(4)]
     for column in columns:

@@ -1,6 +1,6 @@
 """What somebody waits for who runs `purinet predict` with the weights of the package: the network alone, the first
-picture of a new process, and a folder of pictures from JPEG files to PNG files. Processes are whole ones, from the
-command line on.
+picture of a new process, a folder of pictures, and a very large one, from JPEG files to PNG files. Processes are whole
+ones, from the command line on.
 """
 
 import multiprocessing
@@ -14,22 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
 
 
-def benchmark_predict(*, size: int = 320, images: int = 300, repeats: int = 7) -> dict[str, Any]:
+def benchmark_predict(
+    *, size: int = 320, images: int = 300, large_side: int = 10_000, repeats: int = 7
+) -> dict[str, Any]:
     """Times `purinet predict` on generated photographs of 400×300 pixels.
 
     Args:
       size: side of the square that images are squashed to, pixels.
       images: how many files the folder holds.
+      large_side: side of the large picture, which is square, pixels.
       repeats: timed runs of the network alone; a third as many of the whole process.
 
     Returns:
       JSON values: `network` (median milliseconds an image, its inverse in images per second, peak memory of the
       process), `first_picture_s` (a whole process, medians: `without_cache`, a compilation cache that is empty, and
-      `with_cache`, one that is not), and `folder` (seconds for the whole process with a cache, images per second).
+      `with_cache`, one that is not), `folder` (seconds for the whole process with a cache, images per second, its
+      peak memory), and `large_cutout` (seconds and peak memory of a whole process that cuts the object out of the large
+      picture).
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print("measuring the network …", file=sys.stderr, flush=True)
@@ -44,19 +50,25 @@ def benchmark_predict(*, size: int = 320, images: int = 300, repeats: int = 7) -
         warm = [_run(first, size, Path(scratch), "cold0") for _ in range(few)]
         print(f"measuring a folder of {images} …", file=sys.stderr, flush=True)
         whole = [_run(folder, size, Path(scratch), "cold0") for _ in range(few)]
+        print(f"measuring a picture of {large_side}×{large_side} …", file=sys.stderr, flush=True)
+        large = Path(scratch) / "large.jpg"
+        Image.open(first).resize((large_side, large_side)).save(large, quality=90)
+        large_cutout = _run(large, size, Path(scratch), "cold0", "--output-kind", "cutout")
     return {
         "machine": machine,
         "date": time.strftime("%Y-%m-%d"),
         "settings": {"size": size, "images": images, "repeats": repeats},
         "network": network,
         "first_picture_s": {
-            "without_cache": round(statistics.median(cold), 2),
-            "with_cache": round(statistics.median(warm), 2),
+            "without_cache": _median_seconds(cold),
+            "with_cache": _median_seconds(warm),
         },
         "folder": {
-            "seconds": round(statistics.median(whole), 2),
-            "images_per_second": round(images / statistics.median(whole), 1),
+            "seconds": _median_seconds(whole),
+            "images_per_second": round(images / _median_seconds(whole), 1),
+            "peak_memory_mib": max(memory for _, memory in whole),
         },
+        "large_cutout": {"seconds": round(large_cutout[0], 2), "peak_memory_mib": large_cutout[1]},
     }
 
 
@@ -89,8 +101,6 @@ def _network(size: int, repeats: int) -> dict[str, Any]:
 
 
 def _write_pictures(folder: Path, count: int) -> Path:
-    from PIL import Image
-
     from purinet_jax.data.synthetic import draw_example
 
     folder.mkdir()
@@ -101,11 +111,30 @@ def _write_pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def _run(source: Path, size: int, scratch: Path, cache: str) -> float:
-    """Seconds that one process of `purinet predict` takes; `cache` names the folder of compiled programs."""
-    command = [sys.executable, "-m", "purinet_jax.cli", "predict", str(source), "--output", str(scratch / "maps")]
+def _median_seconds(runs: list[tuple[float, int]]) -> float:
+    return round(statistics.median(seconds for seconds, _ in runs), 2)
+
+
+def _run(source: Path, size: int, scratch: Path, cache: str, *more: str) -> tuple[float, int]:
+    """Seconds and peak memory in MiB of one process of `purinet predict`; `cache` names its folder of compiled
+    programs."""
+    command = [
+        sys.executable,
+        "-m",
+        "purinet_jax.cli",
+        "predict",
+        str(source),
+        "--output",
+        str(scratch / "maps"),
+        *more,
+    ]
     command += ["--overwrite", "--quiet", "--size", str(size)]
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(scratch / cache)}
     start = time.perf_counter()
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # knows this process' own peak, which subprocess does not
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return seconds, usage.ru_maxrss // (1024 if sys.platform == "linux" else 1024**2)
