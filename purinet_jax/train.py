@@ -103,9 +103,13 @@ def train(
     model = build_model(config.model, axis_name=AXIS, dtype=jnp.dtype(config.dtype))
     optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
     _check_resumable(config, output)
-    if superpixels != "slic" and objective.superpixels != "stored":
-        raise InputError(f"--superpixels {superpixels}: not read with losses.superpixels {objective.superpixels!r}")
-    regions = superpixels if objective.structural == "region" and objective.superpixels == "stored" else None
+    stored = objective.structural == "region" and objective.superpixels == "stored"
+    if superpixels != "slic" and not stored:
+        raise InputError(
+            f"--superpixels {superpixels}: not read with losses.structural {objective.structural!r} and "
+            f"losses.superpixels {objective.superpixels!r}"
+        )
+    regions = superpixels if stored else None
     pairs = open_pairs(data, superpixels=regions, superpixel_fallback=output / "superpixels")
     if without_leaks:
         complete, pairs = len(pairs), pairs.without_leaks()

@@ -342,7 +342,12 @@ def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, ho
         for folder in ("maps", "masks"):
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / f"{index}.png").write_bytes(picture)
-    command = [sys.executable, "-m", "purinet_jax.cli", "evaluate", "--workers", "2"]
+    # Where the tests themselves run in a shell's background, it has told them to ignore Ctrl-C.
+    program = (
+        "import signal, sys; from purinet_jax.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "evaluate", "--workers", "2"]
     command += ["--maps", str(tmp_path / "maps"), "--masks", str(tmp_path / "masks")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
         deadline = time.monotonic() + 60

@@ -238,11 +238,11 @@ class Opened(Exception):
 
 
 @pytest.mark.parametrize(
-    ("structural", "superpixels", "asked"),
-    [("region", "stored", "own"), ("region", "slic", None), ("region", "grid", None), ("none", "stored", None)],
+    ("structural", "superpixels", "reads"),
+    [("region", "stored", True), ("region", "slic", False), ("region", "grid", False), ("none", "stored", False)],
 )
 def test_training_reads_superpixels_only_where_stored_ones_are_wanted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, structural: str, superpixels: str, asked: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, structural: str, superpixels: str, reads: bool
 ) -> None:
     def open_pairs(path: Path, *, superpixels: str | None = None, **_: object) -> None:
         raise Opened(superpixels)
@@ -252,8 +252,16 @@ def test_training_reads_superpixels_only_where_stored_ones_are_wanted(
     config.losses.structural, config.losses.superpixels = structural, superpixels
     config.batch_size = jax.device_count()
     with pytest.raises(Opened) as opened:
+        train.train(config, tmp_path, tmp_path / "run")
+    assert opened.value.args == ("slic" if reads else None,)
+    # A folder that is named is read, or else refused.
+    with pytest.raises(Opened if reads else InputError) as named:
         train.train(config, tmp_path, tmp_path / "run", superpixels="own")
-    assert opened.value.args == (asked,)
+    message = (
+        f"--superpixels own: not read with losses.structural '{structural}' and losses.superpixels '{superpixels}'"
+    )
+    assert named.value.args == (("own",) if reads else (message,))
+    assert not (tmp_path / "run").exists()
 
 
 def test_measures_of_superpixels() -> None:

@@ -232,13 +232,6 @@ def test_a_wrong_setting_is_named_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_superpixels_that_would_not_be_read_are_refused(data: Path, tmp_path: Path) -> None:
-    config = tiny_config(**{"losses.structural": "region", "losses.superpixels": "grid"})
-    with pytest.raises(InputError, match=r"--superpixels here: not read with losses\.superpixels 'grid'"):
-        train.train(config, data, tmp_path / "run", superpixels="here", progress=False)
-    assert not (tmp_path / "run").exists()
-
-
 def test_an_unknown_setting_is_named(data: Path, tmp_path: Path) -> None:
     config = tiny_config()
     with config.unlocked():
