@@ -3,7 +3,8 @@
     purinet train --config configs/purnet_lite.py --data DUTS-TR.zip --init mobilenet_v2.npz -o runs/lite
 
 The purificatory losses in the sound forms with a soft intersection over union, AdamW with a cosine, an average of the
-weights, crops and jitter. docs/training.md has the curve, time and scores.
+weights, crops and jitter: on 2 CPU cores about half an hour, validation MAE .045 at 160². docs/training.md has the two
+phases on larger images that follow, and the scores (.047 on 300 pairs of DUTS-TE).
 """
 
 import purnet_resnet50_stage3
