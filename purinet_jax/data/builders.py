@@ -18,7 +18,7 @@ from tensorflow_datasets.core import shuffle
 from tqdm import tqdm
 
 from purinet_jax.data import sets
-from purinet_jax.data.images import _open, _orientation, read_grey, read_rgb, read_values, to_png
+from purinet_jax.data.images import is_plain, read_grey, read_rgb, read_values, to_png
 from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_kind, superpixel_source
 from purinet_jax.data.sources import find_splits
 from purinet_jax.errors import InputError
@@ -217,10 +217,10 @@ def record(pairs: Pairs, index: int) -> Record:
     stored_image, stored_mask = pairs.storage.read(pairs.images[index]), pairs.storage.read(pairs.masks[index])
     image, mask = read_rgb(stored_image, pairs.image_path(index)), read_grey(stored_mask, pairs.mask_path(index))
     pairs.check_sizes(index, image.shape[:2], mask.shape)
-    if not _is_plain(stored_image, ("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")):
+    if not is_plain(stored_image, ("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")):
         stored_image = to_png(image)
     # A mask of zeros and ones may be a plain PNG, and yet other readers see other grey values than `read_grey`.
-    if not _is_plain(stored_mask, ("PNG", "L")) or not np.array_equal(read_values(stored_mask)[0], mask):
+    if not is_plain(stored_mask, ("PNG", "L")) or not np.array_equal(read_values(stored_mask)[0], mask):
         stored_mask = to_png(mask)
     example: Record = {"image": stored_image, "mask": stored_mask, "name": pairs.names[index]}
     if pairs.superpixels is not None:
@@ -229,15 +229,6 @@ def record(pairs: Pairs, index: int) -> Record:
             raise InputError(f"{pairs.image_path(index)}: its superpixels reach label {labels.max()}, above 65535")
         example["superpixels"] = to_png(labels.astype(np.uint16))
     return example
-
-
-def _is_plain(data: bytes, *kinds: tuple[str, str]) -> bool:
-    """Whether a file is upright, of 8 bits, without transparency, and of one of the kinds (format and mode)."""
-    image, _ = _open(data, None)
-    # Pillow calls 16-bit colours RGB too; a PNG's bit depth is its 25th byte.
-    eight_bits = image.format != "PNG" or data[24] == 8
-    plain = (image.format, image.mode) in kinds and eight_bits and "transparency" not in image.info
-    return plain and _orientation(image) == 1
 
 
 @contextmanager

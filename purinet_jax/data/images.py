@@ -274,6 +274,23 @@ def check_image(source: str | Path | bytes, name: str | None = None) -> tuple[in
     return height, width
 
 
+def is_plain(data: bytes, *kinds: tuple[str, str]) -> bool:
+    """Whether every reader understands a file alike: upright, of 8 bits, without transparency, and of one of `kinds`.
+
+    Args:
+      data: the file's bytes.
+      kinds: formats and modes as Pillow calls them, ("JPEG", "RGB").
+
+    Raises:
+      InputError: as `read_rgb`.
+    """
+    image, _ = _open(data, None)
+    # Pillow calls 16-bit colours RGB too; a PNG's bit depth is its 25th byte.
+    eight_bits = image.format != "PNG" or data[24] == 8
+    plain = (image.format, image.mode) in kinds and eight_bits and "transparency" not in image.info
+    return plain and _orientation(image) == 1
+
+
 def to_png(array: np.ndarray, texts: dict[str, str] | None = None) -> bytes:
     """Encodes an array as a PNG file.
 
