@@ -512,7 +512,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         result = benchmark_superpixels(arguments.superpixels, images=arguments.images or 100, **settings)
     elif arguments.data is not None:
         from purinet_jax.benchmarks.data import benchmark_data
+        from purinet_jax.memory import keep_freed_memory
 
+        keep_freed_memory()  # as `purinet train` does
         images, repeats = arguments.images or 960, arguments.repeats
         result = benchmark_data(arguments.data, size=arguments.size, images=images, repeats=repeats)
     elif arguments.metrics:

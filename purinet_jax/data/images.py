@@ -37,6 +37,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# What Pillow finds the orientation of a JPEG or PNG file in.
+_WITH_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1"}
+
 _warnings_lock = threading.Lock()
 
 
@@ -151,7 +154,7 @@ def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray
     Raises:
       InputError: as `read_grey`.
     """
-    return (read_grey(source, name) >= 128).astype(np.uint8)
+    return (read_grey(source, name) >= 128).view(np.uint8)
 
 
 def read_grey(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
@@ -431,6 +434,8 @@ def _decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. Asked for after loading, because loading a TIFF turns it already."""
+    if image.format in ("JPEG", "PNG") and not _WITH_ORIENTATION & image.info.keys():
+        return 1  # most files, without waiting for the lock on warnings
     try:
         with _quietly():
             value = image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -185,8 +185,13 @@ class _Augmented:
         size = self.sizes[0]
         if len(self.sizes) > 1:  # one for all examples of a batch, on every host
             size = int(np.random.default_rng((self.seed, number)).choice(self.sizes))
-        images = np.empty((self.batch_size, size, size, 3), np.uint8)
-        labels = []
+        batch: Batch = {
+            "image": np.empty((self.batch_size, size, size, 3), np.uint8),
+            "mask": np.empty((self.batch_size, size, size, 1), np.uint8),
+            "index": indices.astype(np.int32),
+        }
+        if self.pairs.superpixels is not None:
+            batch["superpixels"] = np.empty((self.batch_size, size, size), np.int32)
         for place, index in enumerate(indices.tolist()):
             position = (number * self.batch_size + place) * self.shards + self.shard
             example = self.pairs[index]
@@ -201,10 +206,12 @@ class _Augmented:
                 rotate=self.rotate,
                 crop=self.crop,
                 jitter=self.jitter,
-                out=images[place],
+                out=batch["image"][place],
             )
-            labels.append(_parts(index, mask, superpixels))
-        return {"image": images, **_stack(labels)}
+            batch["mask"][place, :, :, 0] = mask
+            if superpixels is not None:
+                batch["superpixels"][place] = superpixels
+        return batch
 
 
 @dataclass(frozen=True)
@@ -222,7 +229,10 @@ class _Resized:
             superpixels = resize_labels(superpixels, self.size, self.size)
         image = resize_image(example["image"], self.size, self.size)
         mask = resize_labels(example["mask"], self.size, self.size)
-        return {"image": image, **_parts(example["index"], mask, superpixels)}
+        parts: dict[str, Any] = {"image": image, "mask": mask[:, :, None], "index": np.int32(example["index"])}
+        if superpixels is not None:
+            parts["superpixels"] = superpixels
+        return parts
 
 
 @dataclass(frozen=True)
@@ -242,14 +252,6 @@ class _Padded:
             }
             batch["index"][-missing:] = -1
         return batch
-
-
-def _parts(index: int, mask: np.ndarray, superpixels: np.ndarray | None) -> Batch:
-    """What a batch holds of an example beside its image."""
-    parts: dict[str, Any] = {"mask": mask[:, :, None], "index": np.int32(index)}
-    if superpixels is not None:
-        parts["superpixels"] = superpixels
-    return parts
 
 
 def _stack(examples: Sequence[Batch]) -> Batch:
