@@ -1,4 +1,4 @@
-"""Checkpoints of a training run (Orbax), and weights from wherever they are stored.
+"""Checkpoints of a training run (Orbax).
 
 A run's folder holds `checkpoints/<step>/`, each with `state` (parameters, BatchNorm statistics, their average if the
 run keeps one, optimiser state and step: one copy, whatever the number of devices) and `run` (JSON: configuration, seed,
@@ -13,7 +13,6 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from purinet_jax.convert import load_file
 from purinet_jax.errors import InputError
 from purinet_jax.step import TrainState
 
@@ -135,20 +134,6 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     state = loaded["state"].get("average", loaded["state"])
     variables = {name: state[name] for name in ("params", "batch_stats")}
     return variables, loaded["run"]["config"]["model"]
-
-
-def load_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and model configuration from a run's folder or from any file that `purinet convert` reads.
-
-    A file of an extractor alone gives variables below `backbone` only and a configuration with `"part": "backbone"`.
-
-    Raises:
-      InputError: nothing there, or nothing that can be read.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    return load_file(path)
 
 
 def training_size(path: str | os.PathLike[str]) -> int | None:

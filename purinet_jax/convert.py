@@ -275,8 +275,15 @@ def describe(config: Mapping[str, Any]) -> str:
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables and model configuration of any file that `convert_file` reads, as `load_variables` gives them."""
-    variables, config, *_ = _read_any(Path(path))
+    """The variables and model configuration of any file that `convert_file` reads, as `load_variables` gives them; of a
+    training run's folder, those of its best checkpoint.
+
+    Raises InputError, naming the path, where nothing is there or nothing that can be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    variables, config, *_ = _read_any(path)
     return variables, config
 
 

@@ -28,17 +28,17 @@ def panel(batch: Mapping[str, np.ndarray], maps: Maps, full_error: float = 1.0) 
     """
     columns = [np.asarray(batch["image"])]
     if "mask" in batch:
-        columns.append(_grey(batch["mask"]))
+        columns.append(grey_colours(batch["mask"]))
     saliency = np.asarray(jax.nn.sigmoid(maps.saliency[0]))
-    columns.append(_grey(saliency))
+    columns.append(grey_colours(saliency))
     if "superpixels" in batch:
         columns.append(
-            _grey(np.stack([_flatten_regions(*x) for x in zip(saliency, batch["superpixels"], strict=True)]))
+            grey_colours(np.stack([_flatten_regions(*x) for x in zip(saliency, batch["superpixels"], strict=True)]))
         )
     if maps.promotion:
-        columns.append(_grey(jax.nn.sigmoid(maps.promotion[0])))
-        columns.append(_grey(jax.nn.sigmoid(maps.rectification[0])))
-        columns.append(_signed(np.clip(np.tanh(np.asarray(maps.error[0])) / full_error, -1, 1)))
+        columns.append(grey_colours(jax.nn.sigmoid(maps.promotion[0])))
+        columns.append(grey_colours(jax.nn.sigmoid(maps.rectification[0])))
+        columns.append(signed_colours(np.clip(np.tanh(np.asarray(maps.error[0])) / full_error, -1, 1)))
     return tile(columns)
 
 
@@ -73,13 +73,13 @@ def tile(columns: Sequence[np.ndarray]) -> np.ndarray:
     return stacked.reshape(rows * height, count * width, 3)
 
 
-def _grey(values: object) -> np.ndarray:
-    """[batch, height, width, 1] in [0, 1] → uint8 [batch, height, width, 3]."""
+def grey_colours(values: object) -> np.ndarray:
+    """[…, height, width, 1] in [0, 1] → uint8 […, height, width, 3]."""
     return np.repeat((np.asarray(values) * 255).astype(np.uint8), 3, axis=-1)
 
 
-def _signed(values: np.ndarray) -> np.ndarray:
-    """[batch, height, width, 1] in [−1, 1] → white at 0, red towards 1, blue towards −1."""
+def signed_colours(values: np.ndarray) -> np.ndarray:
+    """[…, height, width, 1] in [−1, 1] → uint8 […, height, width, 3]: white at 0, red towards 1, blue towards −1."""
     positive, negative = np.maximum(values, 0), np.maximum(-values, 0)
     colours = np.concatenate([1 - negative, 1 - positive - negative, 1 - positive], axis=-1)
     return (colours * 255).astype(np.uint8)

@@ -16,7 +16,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.evaluate import WORST, Evaluation, GroundTruth, Method, examples
 from purinet_jax.metrics import Protocol
 from purinet_jax.metrics.comparison import compare
-from purinet_jax.panels import tile
+from purinet_jax.panels import grey_colours, signed_colours, tile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,11 +172,8 @@ def draw_worst(
 def _pictures(image: np.ndarray | None, mask: np.ndarray, saliency: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
     """What stands in a row, each uint8 [height, width, 3]."""
     comparison = compare(saliency, mask, protocol)
-    error = comparison.objects - comparison.values
-    missed, taken = np.maximum(error, 0), np.maximum(-error, 0)
-    coloured = np.stack([1 - taken, 1 - missed - taken, 1 - missed], axis=-1)
-    greys = [np.repeat(values[..., None], 3, axis=-1) for values in (comparison.objects, comparison.values)]
-    pictures = [(values * 255).astype(np.uint8) for values in (*greys, coloured)]
+    objects, values = comparison.objects[..., None], comparison.values[..., None]
+    pictures = [grey_colours(objects), grey_colours(values), signed_colours(objects - values)]
     return pictures if image is None else [image, *pictures]
 
 

@@ -161,12 +161,7 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     """
     from purinet_jax.convert import load_file, stored_size
 
-    if path is None:
-        variables, config = _read_shipped()
-    elif not os.path.exists(path):
-        raise InputError(f"{path}: no such file or folder")
-    else:
-        variables, config = load_file(path)
+    variables, config = _read_shipped() if path is None else load_file(path)
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
     return Predictor(build_model(config), jax.device_put(variables), size or stored_size(path or SHIPPED) or 320)

@@ -22,7 +22,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from purinet_jax import checkpoints
-from purinet_jax.convert import describe
+from purinet_jax.convert import describe, load_file
 from purinet_jax.data import (
     Pairs,
     bad_pairs,
@@ -258,7 +258,7 @@ def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str,
     variables = dict(jax.jit(model.init)(jax.random.key(config.seed), image))
     if init is None:
         return variables
-    weights, weights_config = checkpoints.load_weights(init)
+    weights, weights_config = load_file(init)
     target, source = (traverse_util.flatten_dict(dict(tree)) for tree in (variables, weights))
     for path in sorted(target.keys() & source.keys()):
         if target[path].shape != source[path].shape:

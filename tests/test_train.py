@@ -18,6 +18,7 @@ from tiny import TinyExtractor
 
 from purinet_jax import checkpoints, model, train
 from purinet_jax.cli import load_config
+from purinet_jax.convert import load_file
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.layers import bilinear_kernel
@@ -186,7 +187,7 @@ def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Pat
 def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
     one = tiny_config(**{"model.attention": False, "steps": 2})
     train.train(one, data, tmp_path / "one", progress=False)
-    source, _ = checkpoints.load_weights(tmp_path / "one")
+    source, _ = load_file(tmp_path / "one")
     two = tiny_config(steps=2, reset_upsampling=True)
     variables = train._initial_variables(two, tmp_path / "one")
     np.testing.assert_array_equal(
@@ -276,12 +277,12 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
 
 def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint in this folder"):
-        checkpoints.load_weights(tmp_path)
+        load_file(tmp_path)
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
-        checkpoints.load_weights(tmp_path / "nowhere")
+        load_file(tmp_path / "nowhere")
     (tmp_path / "checkpoints" / "3" / "state").mkdir(parents=True)
     with pytest.raises(InputError, match="3: not a readable checkpoint"):
-        checkpoints.load_weights(tmp_path / "checkpoints" / "3")
+        load_file(tmp_path / "checkpoints" / "3")
 
 
 def test_held_out_pairs_are_validated_on_and_not_trained_on(data: Path, tmp_path: Path) -> None:
