@@ -19,7 +19,7 @@ import numpy as np
 
 from purinet_jax.data.images import read_grey, read_map, read_rgb
 from purinet_jax.data.pairs import Pairs, open_pairs, some
-from purinet_jax.data.storage import Folder, Storage, Zip
+from purinet_jax.data.storage import Storage, open_storage
 from purinet_jax.errors import InputError
 from purinet_jax.metrics import Measures, Protocol, Totals, measure
 from purinet_jax.paper import is_same_set
@@ -155,7 +155,7 @@ def open_masks(path: str | Path, name: str | None = None) -> GroundTruth:
       InputError: there is no such path, it holds no images, or two files share a name.
     """
     path = Path(path)
-    storage = _storage(path)
+    storage = open_storage(path)
     masks = _by_name(path, storage, [member for member, _ in storage.images()])
     if not masks.members:
         raise InputError(f"{path}: holds no masks")
@@ -177,7 +177,7 @@ def open_maps(path: str | Path, name: str | None = None) -> Maps:
       InputError: there is no such path, or it holds no images.
     """
     path = Path(path)
-    storage = _storage(path)
+    storage = open_storage(path)
     members = tuple(member for member, _ in storage.images())
     if not members:
         raise InputError(f"{path}: holds no maps")
@@ -464,12 +464,6 @@ def _check_names(what: str, names: Sequence[str]) -> None:
 def _stem(path: Path) -> str:
     name = path.name or path.resolve().name or str(path)
     return name[:-4] if name.lower().endswith(".zip") else name
-
-
-def _storage(path: Path) -> Folder | Zip:
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    return Folder(path) if path.is_dir() else Zip(path)
 
 
 def _by_name(path: Path, storage: Storage, members: Iterable[str]) -> Files:

@@ -20,11 +20,10 @@ from purinet_jax.data.images import check_image, read_mask, read_rgb
 from purinet_jax.data.layouts import Layout, Member, find_layouts
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
 from purinet_jax.data.storage import (
-    Folder,
     Prepared,
     PreparedSuperpixels,
     Storage,
-    Zip,
+    open_storage,
     prepared_folder,
     prepared_metadata,
 )
@@ -201,9 +200,7 @@ def open_pairs(
     path = Path(path)
     pairs = _open_prepared(path)
     if pairs is None:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
-        storage = Folder(path) if path.is_dir() else Zip(path)
+        storage = open_storage(path)
         layouts = find_layouts(storage)
         if not layouts:
             raise InputError(

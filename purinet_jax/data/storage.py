@@ -141,6 +141,13 @@ class Folder:
             raise InputError(f"{self.path}/{member}: cannot be read: {error.strerror or error}") from error
 
 
+def open_storage(path: Path) -> Folder | Zip:
+    """A folder or zip. Raises InputError where there is neither."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    return Folder(path) if path.is_dir() else Zip(path)
+
+
 def zips_in(folder: Path) -> list[str]:
     """Paths of the zips in a folder, a few levels deep, sorted. Raises InputError as `Folder.images`."""
     return sorted(
