@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # what convolutions compute in: "float32" or "bfloat16"
     config.model = ConfigDict({"backbone": "resnet50", "channels": 128, "attention": False, "scaled_promotion": False})
     config.model.light = False  # bilinear upsampling, shorter rectification branches
+    config.model.context = False  # one more level, that sees the whole image
 
     config.steps = 50_000
     config.batch_size = 4  # over all devices

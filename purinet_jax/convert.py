@@ -64,11 +64,16 @@ _EXTRACTOR_NAMES = {
     "resnet50": re.compile(r"layer\d\.|conv1\.|bn1\."),
     "vgg16": re.compile(r"features\."),
     "mobilenet_v2": re.compile(r"(bn_)?Conv1[./]|expanded_conv|block_\d"),
+    # by the number of their blocks
+    "efficientnet_lite2": re.compile(r"_blocks\.20\."),
+    "efficientnet_lite0": re.compile(r"_blocks\.15\."),
 }
 # What stands behind the extractor in a classification network.
 _CLASSIFIERS = {
     "resnet50": re.compile(r"fc\."),
     "vgg16": re.compile(r"classifier\."),
+    "efficientnet_lite0": re.compile(r"(_conv_head|_bn1|_fc)\."),
+    "efficientnet_lite2": re.compile(r"(_conv_head|_bn1|_fc)\."),
     "mobilenet_v2": re.compile(r"(Conv_1|Conv_1_bn|global_average_pooling2d|predictions|Logits)/"),
 }
 
@@ -271,7 +276,8 @@ def describe(config: Mapping[str, Any]) -> str:
     attention = "with" if config["attention"] else "without"
     scaled = " scaled" if config["attention"] and config.get("scaled_promotion") else ""
     light = "light " if config.get("light") else ""
-    return f"{light}PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention"
+    context = " and context" if config.get("context") else ""
+    return f"{light}PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention{context}"
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -312,7 +318,7 @@ def _read_any(source: Path) -> _Source:
         if any(map(_DECODER.match, tensors)):
             return _Source(*from_authors(tensors), counts, [], "the authors' names")
         variables, config, dropped = from_backbone(tensors)
-        counts = {_torchvision_to_authors(name): count for name, count in counts.items()}
+        counts = {_torchvision_to_authors(name): count for name, count in counts.items() if name not in dropped}
         return _Source(variables, config, counts, dropped, "a classification network's extractor")
 
 
@@ -379,6 +385,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention": True,
         "scaled_promotion": False,
         "light": False,
+        "context": False,
     }
     complete = {**({"backbone": None} if "part" in config else whole), **config}
     if complete["backbone"] not in list(EXTRACTORS):  # a list: a file may put what cannot be hashed here
@@ -393,7 +400,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     channels = complete["channels"]
     if type(channels) is not int or not 1 <= channels <= _MOST_CHANNELS:
         raise InputError(f"model.channels: {channels!r} is no number from 1 to {_MOST_CHANNELS}")
-    for setting in ("attention", "scaled_promotion", "light"):
+    for setting in ("attention", "scaled_promotion", "light", "context"):
         if type(complete[setting]) is not bool:
             raise InputError(f"model.{setting}: {complete[setting]!r} is neither true nor false")
     return complete

@@ -133,27 +133,83 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, features)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        axis_name = None if self.is_initializing() else self.axis_name
         if train:
-            wide = x.astype(at_least_float32(x.dtype))
-            mean = wide.mean((0, 1, 2))
-            count = math.prod(x.shape[:-1])
-            if self.axis_name is not None and not self.is_initializing():
-                mean = lax.pmean(mean, self.axis_name)
-                count = count * lax.axis_size(self.axis_name)
-            # Two passes: E[x²] − E[x]² loses the digits that the golden tests ask for.
-            var = jnp.square(wide - mean).mean((0, 1, 2))
-            if self.axis_name is not None and not self.is_initializing():
-                var = lax.pmean(var, self.axis_name)
+            y, mean, var = batch_normalisation(x.astype(self.dtype), scale, bias, self.epsilon, axis_name)
             if not self.is_initializing():
+                count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
                 keep = self.momentum
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        shift = bias - mean * factor
+            return y
+        factor = scale * lax.rsqrt(running_var.value + self.epsilon)
+        shift = bias - running_mean.value * factor
         return x.astype(self.dtype) * factor.astype(self.dtype) + shift.astype(self.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def batch_normalisation(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[Array, Array, Array]:
+    """`x` [batch, height, width, channels] normalised by its own mean and variance per channel, times scale, plus bias.
+
+    Returns it, the mean and the (biased) variance [channels], which are float32 or wider and taken over all devices of
+    `axis_name`. Mean and variance cannot be differentiated. The gradient is written out (Ioffe and Szegedy 2015, section
+    3): two sums and one pass, where differentiating the formula makes XLA's CPU backend take three times as long.
+    """
+    return _batch_normalisation_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _batch_normalisation_forward(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
+    wide = x.astype(at_least_float32(x.dtype))
+    count = math.prod(x.shape[:-1])
+    mean = _mean_over(_sum_over_pixels(wide) / count, axis_name)
+    # Two passes: E[x²] − E[x]² loses the digits that the golden tests ask for.
+    var = _mean_over(_sum_over_pixels(jnp.square(wide - mean)) / count, axis_name)
+    inverse = lax.rsqrt(var + epsilon)
+    factor = scale * inverse
+    y = x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _batch_normalisation_backward(
+    epsilon: float,
+    axis_name: str | None,
+    residuals: tuple[Array, Array, Array, Array],
+    gradients: tuple[Array, Array, Array],
+) -> tuple[Array, Array, Array]:
+    x, scale, mean, inverse = residuals
+    wide = gradients[0].astype(mean.dtype)
+    normalised = (x.astype(mean.dtype) - mean) * inverse
+    bias_gradient, scale_gradient = _sum_over_pixels(wide), _sum_over_pixels(wide * normalised)
+    count = math.prod(x.shape[:-1])
+    mean_gradient = _mean_over(bias_gradient / count, axis_name)
+    mean_product = _mean_over(scale_gradient / count, axis_name)
+    x_gradient = (scale * inverse) * (wide - mean_gradient - normalised * mean_product)
+    return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
+
+
+batch_normalisation.defvjp(_batch_normalisation_forward, _batch_normalisation_backward)
+
+
+def _sum_over_pixels(x: Array) -> Array:
+    """[batch, height, width, channels] → [channels]. On CPUs over the images first, elementwise, and over the pixels as a
+    matrix product: XLA's backend takes up to five times as long for the sum of what is computed on the fly."""
+
+    def over_images(x: Array) -> Array:
+        # in at most eight parts: each is an operation more to compile
+        parts = x.reshape(math.gcd(len(x), 8), -1, x.shape[-1])
+        pixels: Array = sum(parts[i] for i in range(len(parts)))  # type: ignore[assignment]
+        return (jnp.ones((1, len(pixels)), x.dtype) @ pixels)[0]
+
+    return lax.platform_dependent(x, cpu=over_images, default=lambda x: x.sum((0, 1, 2)))
+
+
+def _mean_over(x: Array, axis_name: str | None) -> Array:
+    return x if axis_name is None else lax.pmean(x, axis_name)
 
 
 class PReLU(nn.Module):
@@ -319,24 +375,22 @@ def max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_convolution(x: Array, kernel: Array, stride: int) -> Array:
-    """Depthwise 3×3 convolution with TensorFlow's `SAME` padding, as nine shifted multiply-adds.
+    """Depthwise convolution with TensorFlow's `SAME` padding, as shifted multiply-adds, one per place of the kernel.
 
-    `x` [batch, height, width, channels], `kernel` [3, 3, channels, 1]; sides divided by `stride` and rounded up.
-    XLA's grouped convolution is slow on CPUs, and its gradients a hundred times slower. The kernel's gradient is nine
-    sums over all pixels: on CPUs one image after the other, so that it is read from the cache and not nine times
-    from memory (5 to 8 times faster).
+    `x` [batch, height, width, channels], `kernel` [side, side, channels, 1]; the image's sides are divided by `stride`
+    and rounded up. XLA's grouped convolution is slow on CPUs, and its gradients a hundred times slower.
     """
-    return sum(part * kernel[tap][:, 0] for tap, part in _taps(x, stride))  # type: ignore[return-value]
+    return sum(part * kernel[tap][:, 0] for tap, part in _taps(x, kernel.shape[0], stride))  # type: ignore[return-value]
 
 
-def _taps(x: Array, stride: int) -> list[tuple[tuple[int, int], Array]]:
-    """The pixels of `x` [batch, height, width, channels] under each of the nine places of a 3×3 kernel."""
-    x = jnp.pad(x, ((0, 0), *(same_padding(side, 3, stride) for side in x.shape[1:3]), (0, 0)))
-    height, width = ((side - 3) // stride * stride + 1 for side in x.shape[1:3])
+def _taps(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Array]]:
+    """The pixels of `x` [batch, height, width, channels] under each place of a square kernel of side `window`."""
+    x = jnp.pad(x, ((0, 0), *(same_padding(side, window, stride) for side in x.shape[1:3]), (0, 0)))
+    height, width = ((side - window) // stride * stride + 1 for side in x.shape[1:3])
     return [
         ((row, column), x[:, row : row + height : stride, column : column + width : stride])
-        for row in range(3)
-        for column in range(3)
+        for row in range(window)
+        for column in range(window)
     ]
 
 
@@ -347,24 +401,72 @@ def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tup
 def _depthwise_backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
 
-    def kernel_gradient(x: Array, gradient: Array) -> Array:
-        sums = [(part * gradient).sum((0, 1, 2)) for _, part in _taps(x, stride)]
-        return jnp.stack(sums).reshape(kernel.shape)
-
-    def kernel_gradient_by_image(x: Array, gradient: Array) -> Array:
-        def add(total: Array, image: tuple[Array, Array]) -> tuple[Array, None]:
-            return total + kernel_gradient(image[0][None], image[1][None]), None
-
-        return lax.scan(add, jnp.zeros_like(kernel), (x, gradient))[0]
-
-    (x_gradient,) = jax.linear_transpose(lambda x: depthwise_convolution.fun(x, kernel, stride), x)(gradient)
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=kernel_gradient_by_image, default=kernel_gradient)
+    sums = [_sum_over_pixels(part * gradient) for _, part in _taps(x, kernel.shape[0], stride)]
+    kernel_gradient = jnp.stack(sums).reshape(kernel.shape)
+    if kernel.shape[0] < 5:
+        (x_gradient,) = jax.linear_transpose(lambda x: depthwise_convolution.fun(x, kernel, stride), x)(gradient)
+    else:
+        # With 25 places XLA's CPU backend takes up to ten times as long for the transpose as for its phases.
+        x_gradient = _depthwise_transposed(gradient, kernel, stride, x.shape[1:3])
+    return x_gradient, kernel_gradient
 
 
 depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _depthwise_transposed(gradient: Array, kernel: Array, stride: int, size: tuple[int, int]) -> Array:
+    """The transpose of `depthwise_convolution` in its image of `size`, one phase of rows and columns after the other:
+    each is a sum of shifted products, as the convolution itself is."""
+    window = kernel.shape[0]
+    before = [same_padding(side, window, stride)[0] for side in size]
+    height, width = (-(-side // stride) for side in size)
+    gradient = jnp.pad(gradient, ((0, 0), (window, window), (window, window), (0, 0)))
+    phases = [
+        sum(
+            kernel[row, column, :, 0] * gradient[:, top : top + height, left : left + width]
+            for row in range((i + before[0]) % stride, window, stride)
+            for column in range((j + before[1]) % stride, window, stride)
+            for top in [window + (i + before[0] - row) // stride]
+            for left in [window + (j + before[1] - column) // stride]
+        )
+        for i in range(stride)
+        for j in range(stride)
+    ]
+    batch, features = gradient.shape[0], gradient.shape[-1]
+    x = jnp.stack(phases, 0).reshape(stride, stride, batch, height, width, features)
+    x = x.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
+    return x[:, : size[0], : size[1]]
 
 
 def same_padding(side: int, window: int, stride: int) -> tuple[int, int]:
     """TensorFlow's `SAME` padding before and after a side: the odd pixel goes after."""
     total = max((-(-side // stride) - 1) * stride + window - side, 0)
     return total // 2, total - total // 2
+
+
+class StridedConv(nn.Module):
+    """3×3 stride-2 convolution with TensorFlow's `SAME` padding, without bias."""
+
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", he_normal, (3, 3, x.shape[-1], self.features))
+        padding = (same_padding(x.shape[1], 3, 2), same_padding(x.shape[2], 3, 2))
+        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise convolution with TensorFlow's `SAME` padding, without bias."""
+
+    kernel_size: int
+    stride: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        # fan-in is the window: the in axis of [height, width, channels, 1] is its last
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
+        kernel = self.param("depthwise_kernel", init, (self.kernel_size, self.kernel_size, x.shape[-1], 1))
+        return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)

@@ -5,7 +5,8 @@ through the promotion attention of the second pyramid (`oa_` in the authors' nam
 the third (`ea_`). Parameter names are the authors', split at the dots; the extractor's stand below `backbone`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,11 +15,18 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from purinet_jax.attention import promotion_attention, rectification_attention
-from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
+from purinet_jax.backbones import VGG16, EfficientNetLite, MobileNetV2, ResNet50
+from purinet_jax.backbones.efficientnet_lite import InvertedResidual
 from purinet_jax.errors import InputError
-from purinet_jax.layers import CBP, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
+from purinet_jax.layers import CBP, Conv, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
 
-EXTRACTORS = {"mobilenet_v2": MobileNetV2, "resnet50": ResNet50, "vgg16": VGG16}
+EXTRACTORS: dict[str, Callable[..., Any]] = {
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
+    "mobilenet_v2": MobileNetV2,
+    "resnet50": ResNet50,
+    "vgg16": VGG16,
+}
 
 
 class Maps(NamedTuple):
@@ -34,6 +42,23 @@ class Maps(NamedTuple):
     error: tuple[Array, ...] = ()
 
 
+class Context(nn.Module):
+    """A level of half the size that sees the whole image: two inverted residuals with 5×5 windows, each channel then
+    gated by what is in all of the image (after the global guidance of PoolNet, Liu et al. 2019, and EDN's extreme
+    downsampling, Wu et al. 2022). [batch, height, width, in] → [batch, ceil(height / 2), ceil(width / 2), 192].
+    """
+
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        for i, stride in enumerate((2, 1)):
+            x = InvertedResidual(192, 3, 5, stride, self.axis_name, self.dtype, name=str(i))(x, train)
+        gate = Conv(192, 1, dtype=self.dtype, name="gate")(x.mean((1, 2), keepdims=True))
+        return x * nn.sigmoid(gate)
+
+
 class PurNet(nn.Module):
     """PurNet on any extractor: normalised images [batch, height, width, 3] of any size → `Maps`.
 
@@ -44,6 +69,7 @@ class PurNet(nn.Module):
       scaled_promotion: the mean-one promotion attention (`promotion_attention`) in the released one's place.
       light: bilinear interpolation in place of every transposed convolution, and one CBP(3) in place of the
         rectification branches' CBP(3), CBP(3), CBP(1).
+      context: one more level above the extractor's last, at twice its stride, that sees the whole image (`Context`).
       axis_name: the device axis that BatchNorm's statistics are averaged over in training.
       dtype: what convolutions compute in; parameters, statistics and maps stay float32.
 
@@ -57,6 +83,7 @@ class PurNet(nn.Module):
     attention: bool = True
     scaled_promotion: bool = False
     light: bool = False
+    context: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
@@ -65,6 +92,9 @@ class PurNet(nn.Module):
         size = (images.shape[1], images.shape[2])
         levels = self.backbone(images.astype(self.dtype), train)
         strides: Sequence[int] = self.backbone.strides
+        if self.context:
+            levels = (*levels, Context(self.axis_name, self.dtype, name="context")(levels[-1], train))
+            strides = (*strides, 2 * strides[-1])
         numbers = range(1, len(levels) + 1)
         for level, features in zip(numbers, levels, strict=True):
             self.sow("intermediates", f"backbone{level}", features, reduce_fn=lambda _, new: new)
@@ -141,8 +171,8 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     """The network that a model configuration describes.
 
     Args:
-      config: `backbone` ("resnet50", "vgg16" or "mobilenet_v2") and, optionally, `channels`, `attention`,
-        `scaled_promotion` and `light` as in `PurNet`.
+      config: `backbone` (a name in `EXTRACTORS`) and, optionally, `channels`, `attention`, `scaled_promotion`, `light`
+        and `context` as in `PurNet`.
       axis_name, dtype: as in `PurNet`.
 
     Raises:
@@ -152,7 +182,7 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     name = config.pop("backbone", None)
     if not isinstance(name, str) or name not in EXTRACTORS:
         raise InputError(f"model.backbone: {name!r} is none of {', '.join(EXTRACTORS)}")
-    unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion", "light"})
+    unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion", "light", "context"})
     if unknown:
         raise InputError(f"model.{unknown[0]}: no such setting")
     channels = config.get("channels", 128)
@@ -169,11 +199,12 @@ def without_device_axis(model: PurNet) -> PurNet:
 
 def model_config(model: PurNet) -> dict[str, Any]:
     """The configuration that `build_model` makes `model` from (device axis and compute dtype are not part of it)."""
-    names = {extractor: name for name, extractor in EXTRACTORS.items()}
+    plain = model.backbone.clone(axis_name=None, dtype=jnp.float32)
     return {
-        "backbone": names[type(model.backbone)],
+        "backbone": next(name for name, extractor in EXTRACTORS.items() if extractor() == plain),
         "channels": model.channels,
         "attention": model.attention,
         "scaled_promotion": model.scaled_promotion,
         "light": model.light,
+        "context": model.context,
     }

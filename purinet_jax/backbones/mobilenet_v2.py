@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.layers import BatchNorm, Conv, convolution, depthwise_convolution, he_normal, same_padding
+from purinet_jax.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
 
 # (expansion, output channels, blocks, stride of the first) as in table 2 of the paper
 BLOCKS = (
@@ -20,33 +20,6 @@ BLOCKS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-
-
-class StridedConv(nn.Module):
-    """3×3 stride-2 convolution with TensorFlow's `SAME` padding, without bias."""
-
-    features: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", he_normal, (3, 3, x.shape[-1], self.features))
-        padding = (same_padding(x.shape[1], 3, 2), same_padding(x.shape[2], 3, 2))
-        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding)
-
-
-class DepthwiseConv(nn.Module):
-    """Depthwise 3×3 convolution with TensorFlow's `SAME` padding, without bias."""
-
-    stride: int
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        # fan-in is 9: the in axis of [3, 3, channels, 1] is its last
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
-        kernel = self.param("depthwise_kernel", init, (3, 3, x.shape[-1], 1))
-        return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
 class MobileNetV2(nn.Module):
@@ -77,7 +50,7 @@ class MobileNetV2(nn.Module):
                 if expansion > 1:
                     y = Conv(expansion * x.shape[-1], 1, use_bias=False, dtype=self.dtype, name=prefix + "expand")(y)
                     y = jax.nn.relu6(norm(prefix + "expand_BN", y))
-                y = DepthwiseConv(block_stride, self.dtype, name=prefix + "depthwise")(y)
+                y = DepthwiseConv(3, block_stride, self.dtype, name=prefix + "depthwise")(y)
                 y = jax.nn.relu6(norm(prefix + "depthwise_BN", y))
                 y = norm(
                     prefix + "project_BN",
