@@ -277,7 +277,9 @@ def describe(config: Mapping[str, Any]) -> str:
     scaled = " scaled" if config["attention"] and config.get("scaled_promotion") else ""
     light = "light " if config.get("light") else ""
     context = " and context" if config.get("context") else ""
-    return f"{light}PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention{context}"
+    return (
+        f"{light}PurNet on {config['backbone']}, {config['channels']} channels, {attention}{scaled} attention{context}"
+    )
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:

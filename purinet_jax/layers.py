@@ -133,66 +133,75 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, features)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        axis_name = None if self.is_initializing() else self.axis_name
+        mean, var = running_mean.value, running_var.value
         if train:
-            y, mean, var = batch_normalisation(x.astype(self.dtype), scale, bias, self.epsilon, axis_name)
+            axis_name = None if self.is_initializing() else self.axis_name
+            wide = x.astype(at_least_float32(x.dtype))
+            mean = pixel_mean(wide)
+            if axis_name is not None:
+                mean = lax.pmean(mean, axis_name)
+            # Two passes: E[x²] − E[x]² loses the digits that the golden tests ask for.
+            var = pixel_variance(wide, mean)
+            if axis_name is not None:
+                var = lax.pmean(var, axis_name)
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
                 keep = self.momentum
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = keep * running_mean.value + (1 - keep) * mean
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
-            return y
-        factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-        shift = bias - running_mean.value * factor
-        return x.astype(self.dtype) * factor.astype(self.dtype) + shift.astype(self.dtype)
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return scale_and_shift(x.astype(self.dtype), factor, bias - mean * factor)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def batch_normalisation(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
-) -> tuple[Array, Array, Array]:
-    """`x` [batch, height, width, channels] normalised by its own mean and variance per channel, times scale, plus bias.
-
-    Returns it, the mean and the (biased) variance [channels], which are float32 or wider and taken over all devices of
-    `axis_name`. Mean and variance cannot be differentiated. The gradient is written out (Ioffe and Szegedy 2015, section
-    3): two sums and one pass, where differentiating the formula makes XLA's CPU backend take three times as long.
-    """
-    return _batch_normalisation_forward(x, scale, bias, epsilon, axis_name)[0]
+# The parts of batch normalisation, with gradients written out: differentiated as they stand, XLA's CPU backend takes three
+# times as long for the same sums.
 
 
-def _batch_normalisation_forward(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: str | None
-) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
-    wide = x.astype(at_least_float32(x.dtype))
-    count = math.prod(x.shape[:-1])
-    mean = _mean_over(_sum_over_pixels(wide) / count, axis_name)
-    # Two passes: E[x²] − E[x]² loses the digits that the golden tests ask for.
-    var = _mean_over(_sum_over_pixels(jnp.square(wide - mean)) / count, axis_name)
-    inverse = lax.rsqrt(var + epsilon)
-    factor = scale * inverse
-    y = x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
-    return (y, mean, var), (x, scale, mean, inverse)
+@jax.custom_vjp
+def pixel_mean(x: Array) -> Array:
+    """Mean over batch, height and width: [batch, height, width, channels] → [channels]."""
+    return _sum_over_pixels(x) / math.prod(x.shape[:-1])
 
 
-def _batch_normalisation_backward(
-    epsilon: float,
-    axis_name: str | None,
-    residuals: tuple[Array, Array, Array, Array],
-    gradients: tuple[Array, Array, Array],
-) -> tuple[Array, Array, Array]:
-    x, scale, mean, inverse = residuals
-    wide = gradients[0].astype(mean.dtype)
-    normalised = (x.astype(mean.dtype) - mean) * inverse
-    bias_gradient, scale_gradient = _sum_over_pixels(wide), _sum_over_pixels(wide * normalised)
-    count = math.prod(x.shape[:-1])
-    mean_gradient = _mean_over(bias_gradient / count, axis_name)
-    mean_product = _mean_over(scale_gradient / count, axis_name)
-    x_gradient = (scale * inverse) * (wide - mean_gradient - normalised * mean_product)
-    return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
+def _pixel_mean_backward(x: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.broadcast_to(gradient / math.prod(x.shape[:-1]), x.shape),)
 
 
-batch_normalisation.defvjp(_batch_normalisation_forward, _batch_normalisation_backward)
+pixel_mean.defvjp(lambda x: (pixel_mean(x), x), _pixel_mean_backward)
+
+
+@jax.custom_vjp
+def pixel_variance(x: Array, mean: Array) -> Array:
+    """Mean square of `x` − `mean` over batch, height and width: [batch, height, width, channels] → [channels]."""
+    return _sum_over_pixels(jnp.square(x - mean)) / math.prod(x.shape[:-1])
+
+
+def _pixel_variance_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, mean = residuals
+    x_gradient = (x - mean) * (2 * gradient / math.prod(x.shape[:-1]))
+    return x_gradient, -2 * gradient * (pixel_mean(x) - mean)
+
+
+pixel_variance.defvjp(lambda x, mean: (pixel_variance(x, mean), (x, mean)), _pixel_variance_backward)
+
+
+@jax.custom_vjp
+def scale_and_shift(x: Array, factor: Array, shift: Array) -> Array:
+    """`x` [batch, height, width, channels] · `factor` + `shift`, both [channels] and perhaps of a wider type."""
+    return x * factor.astype(x.dtype) + shift.astype(x.dtype)
+
+
+def _scale_and_shift_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    x, factor = residuals
+    wide = gradient.astype(factor.dtype)
+    sums = (_sum_over_pixels(wide * x.astype(factor.dtype)), _sum_over_pixels(wide))
+    return (wide * factor).astype(x.dtype), *sums
+
+
+scale_and_shift.defvjp(
+    lambda x, factor, shift: (scale_and_shift(x, factor, shift), (x, factor)), _scale_and_shift_backward
+)
 
 
 def _sum_over_pixels(x: Array) -> Array:
@@ -206,10 +215,6 @@ def _sum_over_pixels(x: Array) -> Array:
         return (jnp.ones((1, len(pixels)), x.dtype) @ pixels)[0]
 
     return lax.platform_dependent(x, cpu=over_images, default=lambda x: x.sum((0, 1, 2)))
-
-
-def _mean_over(x: Array, axis_name: str | None) -> Array:
-    return x if axis_name is None else lax.pmean(x, axis_name)
 
 
 class PReLU(nn.Module):
