@@ -1,10 +1,10 @@
 """PurNet-Context, the network of `purinet predict`: EfficientNet-Lite2 extractor, a level that sees the whole image, 48
 channels, light decoder.
 
-    purinet train --config configs/purnet_context.py --data DUTS-TR.zip --init efficientnet_lite2_imagenet.pth -o runs/192
+    purinet train --config configs/purnet_context.py --data DUTS-TR.zip --init efficientnet_lite2.pth -o runs/192
 
-This is the first of the phases that scripts/train_shipped.sh runs on growing images; docs/training.md has their curves,
-times and scores. PurNet-Lite's recipe on whole images: a crop can change what is salient.
+This is the first of the phases that scripts/train_shipped.sh runs on growing images; docs/training.md has their
+curves, times and scores. PurNet-Lite's recipe on whole images: a crop can change what is salient.
 """
 
 import purnet_lite

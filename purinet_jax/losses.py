@@ -60,6 +60,13 @@ def batch_mean(values: Array, valid: Array | None = None) -> Array:
     return jnp.where(valid, values, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
+def pixel_means(values: Array) -> Array:
+    """Mean over everything but the batch, [batch, …] → [batch]. As a matrix product: XLA's CPU backend takes up to
+    forty times as long for the mean of what is computed on the fly."""
+    pixels = math.prod(values.shape[1:])
+    return jnp.matmul(values.reshape(-1, pixels), jnp.full(pixels, 1 / pixels, values.dtype), precision="highest")
+
+
 def log_probabilities(logits: Array) -> tuple[Array, Array]:
     """log p and log(1 − p) for p = `sigmoid(logits)`, from one exponential and one logarithm for both."""
     rest = jnp.log(1 + jnp.exp(-jnp.abs(logits)))
@@ -72,7 +79,7 @@ def binary_cross_entropy(logits: Array, target: Array, valid: Array | None = Non
     Computed from the logits; each logarithm is bounded below by −100, as PyTorch's `BCELoss` bounds it.
     """
     log_p, log_not_p = (jnp.maximum(x, -100.0) for x in log_probabilities(logits))
-    return batch_mean(-(target * log_p + (1 - target) * log_not_p).mean((1, 2, 3)), valid)
+    return batch_mean(pixel_means(-(target * log_p + (1 - target) * log_not_p)), valid)
 
 
 def main_loss(logits: Array, target: Array, error: Array | None = None, valid: Array | None = None) -> Array:
@@ -89,7 +96,7 @@ def main_loss(logits: Array, target: Array, error: Array | None = None, valid: A
     loss = -(target * log_p + (1 - target) * log_not_p)
     if error is not None:
         loss = loss * (1 + jnp.abs(error))
-    return batch_mean(loss.mean((1, 2, 3)), valid)
+    return batch_mean(pixel_means(loss), valid)
 
 
 def rectification_error_loss(
