@@ -410,7 +410,7 @@ def _depthwise_backward(stride: int, residuals: tuple[Array, Array], gradient: A
 
     sums = [_sum_over_pixels(part * gradient) for _, part in _taps(x, kernel.shape[0], stride)]
     kernel_gradient = jnp.stack(sums).reshape(kernel.shape)
-    x_gradient = _depthwise_transposed(gradient, kernel, stride, x.shape[1:3])
+    x_gradient = _depthwise_transposed(gradient, kernel, stride, (x.shape[1], x.shape[2]))
     # Else XLA's CPU backend computes it anew in each sum that follows.
     return lax.optimization_barrier(x_gradient), kernel_gradient
 
