@@ -7,11 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from purinet_jax.attention import promotion_attention, rectification_attention
     from purinet_jax.errors import InputError
-    from purinet_jax.losses import structural_similarity_loss
-    from purinet_jax.model import PurNet
-    from purinet_jax.predict import Predictor, load
+    from purinet_jax.network.attention import promotion_attention, rectification_attention
+    from purinet_jax.network.model import PurNet
+    from purinet_jax.prediction.predict import Predictor, load
+    from purinet_jax.training.losses import structural_similarity_loss
 
     __version__: str
 
@@ -28,12 +28,12 @@ __all__ = [
 
 _ROOMS = {
     "InputError": "errors",
-    "Predictor": "predict",
-    "PurNet": "model",
-    "load": "predict",
-    "promotion_attention": "attention",
-    "rectification_attention": "attention",
-    "structural_similarity_loss": "losses",
+    "Predictor": "prediction.predict",
+    "PurNet": "network.model",
+    "load": "prediction.predict",
+    "promotion_attention": "network.attention",
+    "rectification_attention": "network.attention",
+    "structural_similarity_loss": "training.losses",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
+from purinet_jax.network.backbones import VGG16, MobileNetV2, ResNet50
 
 EXTRACTORS: dict[str, Callable[..., Any]] = {
     "resnet50": ResNet50,

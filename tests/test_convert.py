@@ -14,7 +14,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from purinet_jax.convert import (
+from purinet_jax.errors import InputError
+from purinet_jax.network.model import build_model
+from purinet_jax.weights.convert import (
     convert_file,
     from_authors,
     from_backbone,
@@ -23,9 +25,7 @@ from purinet_jax.convert import (
     stored_size,
     to_authors,
 )
-from purinet_jax.errors import InputError
-from purinet_jax.model import build_model
-from purinet_jax.tensor_files import read_metadata, read_tensors, write_tensors
+from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
 
 GOLDEN = Path(__file__).with_name("fixtures") / "golden"
 # The extractor with the fewest parameters, and a decoder of two channels.

@@ -16,14 +16,14 @@ import pytest
 import test_fuzz
 from PIL import Image, ImageCms
 
-from purinet_jax import files
-from purinet_jax.cutouts import binary_mask, cutout, overlay
 from purinet_jax.data.images import read_picture
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
-from purinet_jax.files import STANDARD, Job, Style, plan, predict_files, read_background
-from purinet_jax.model import Maps
-from purinet_jax.refine import refine_map
+from purinet_jax.network.model import Maps
+from purinet_jax.prediction import files
+from purinet_jax.prediction.cutouts import binary_mask, cutout, overlay
+from purinet_jax.prediction.files import STANDARD, Job, Style, plan, predict_files, read_background
+from purinet_jax.prediction.refine import refine_map
 
 SIZE = 8
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -407,8 +407,8 @@ PROGRAM = """
 import json, resource, sys
 sys.path.insert(0, sys.argv[1])
 from test_files import Brightness
-from purinet_jax.files import Style, plan, predict_files
-import purinet_jax.predict
+from purinet_jax.prediction.files import Style, plan, predict_files
+import purinet_jax.prediction.predict
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 jobs = plan([sys.argv[2]], sys.argv[3])
 errors = [result.error for result in predict_files(Brightness(), jobs, Style("cutout"), batch_size=2)]

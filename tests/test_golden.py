@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from purinet_jax.convert import from_authors, to_authors
-from purinet_jax.losses import Objective
-from purinet_jax.model import build_model, without_device_axis
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import AXIS, TrainState, create_state, gradients, place_state, pmap_step
+from purinet_jax.network.model import build_model, without_device_axis
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import AXIS, TrainState, create_state, gradients, place_state, pmap_step
+from purinet_jax.weights.convert import from_authors, to_authors
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN", Path(__file__).parent / "fixtures" / "golden"))
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")

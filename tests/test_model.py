@@ -11,12 +11,12 @@ from flax import traverse_util
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.attention import promotion_attention, rectification_attention
-from purinet_jax.backbones import ResNet50
 from purinet_jax.errors import InputError
-from purinet_jax.layers import CBP, Conv, PredictionHead, Upsample
-from purinet_jax.model import EXTRACTORS, Maps, PurNet, build_model, model_config
-from purinet_jax.optim import parameter_group
+from purinet_jax.network.attention import promotion_attention, rectification_attention
+from purinet_jax.network.backbones import ResNet50
+from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample
+from purinet_jax.network.model import EXTRACTORS, Maps, PurNet, build_model, model_config
+from purinet_jax.training.optim import parameter_group
 
 KINDS = Maps._fields
 

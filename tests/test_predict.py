@@ -20,14 +20,14 @@ from PIL import Image
 
 import purinet_jax
 from purinet_jax import predict as room
-from purinet_jax.convert import from_authors, save_variables, to_authors
 from purinet_jax.errors import InputError
-from purinet_jax.files import Style, plan, predict_files
-from purinet_jax.layers import bilinear_kernel
-from purinet_jax.model import build_model, model_config
-from purinet_jax.predict import SHIPPED, Predictor, load, predict_stream, saliency_maps
-from purinet_jax.refine import refine_map
-from purinet_jax.tensor_files import write_tensors
+from purinet_jax.network.layers import bilinear_kernel
+from purinet_jax.network.model import build_model, model_config
+from purinet_jax.prediction.files import Style, plan, predict_files
+from purinet_jax.prediction.predict import SHIPPED, Predictor, load, predict_stream, saliency_maps
+from purinet_jax.prediction.refine import refine_map
+from purinet_jax.weights.convert import from_authors, save_variables, to_authors
+from purinet_jax.weights.tensor_files import write_tensors
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN") or Path(__file__).with_name("fixtures") / "golden")
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
@@ -219,9 +219,9 @@ def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path:
 def test_loads_a_training_run(small: Predictor, tmp_path: Path) -> None:
     import optax
 
-    from purinet_jax.checkpoints import open_checkpoints, save_checkpoint
-    from purinet_jax.losses import Objective
-    from purinet_jax.step import create_state
+    from purinet_jax.training.checkpoints import open_checkpoints, save_checkpoint
+    from purinet_jax.training.losses import Objective
+    from purinet_jax.training.step import create_state
 
     state = create_state(small.model, small.variables, optax.sgd(0.1), Objective("none"))
     with open_checkpoints(tmp_path, keep=1) as checkpointer:

@@ -23,8 +23,7 @@ from made_sets import drawing, picture, to_jpeg, write_set, zipped
 from PIL import ExifTags, Image
 from scipy.io import savemat
 
-from purinet_jax import superpixels
-from purinet_jax.cli import main
+from purinet_jax.commands.main import main
 from purinet_jax.data import builders
 from purinet_jax.data.images import read_grey, read_rgb, to_png
 from purinet_jax.data.pairs import check_pairs, open_pairs
@@ -32,6 +31,7 @@ from purinet_jax.data.pipeline import training_batches
 from purinet_jax.data.prepare import default_output, prepare
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, SETS, TWINS
 from purinet_jax.errors import InputError
+from purinet_jax.training import superpixels
 
 NAMES = ("a", "b", "c")
 

@@ -14,10 +14,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from purinet_jax.cli import build_parser, load_config
-from purinet_jax.losses import Objective
-from purinet_jax.model import build_model
-from purinet_jax.optim import GROUPS, OptimizerConfig, make_optimizer
+from purinet_jax.commands.main import build_parser, load_config
+from purinet_jax.network.model import build_model
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import GROUPS, OptimizerConfig, make_optimizer
 
 # ml_collections loads a config file by a method that Python is about to drop.
 

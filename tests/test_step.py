@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tiny import tiny_batch, tiny_model, tiny_state
 
-from purinet_jax.losses import Objective
-from purinet_jax.model import build_model
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import (
+from purinet_jax.network.model import build_model
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import (
     AXIS,
     TrainState,
     create_state,
@@ -114,7 +114,7 @@ def test_each_group_follows_its_own_losses() -> None:
     model = state.model
 
     def losses(params: Any) -> dict[str, jax.Array]:
-        from purinet_jax.losses import purnet_losses
+        from purinet_jax.training.losses import purnet_losses
 
         images = normalise(jnp.asarray(batch["image"]), (0.5,) * 3, (0.25,) * 3)
         maps, _ = model.apply({**state.variables, "params": params}, images, train=True, mutable=["batch_stats"])
@@ -194,7 +194,7 @@ def test_the_pmapped_step_lowers_for_cuda_and_tpu() -> None:
 
 
 def test_prediction_lowers_for_cuda_and_tpu() -> None:
-    from purinet_jax.predict import saliency_maps
+    from purinet_jax.prediction.predict import saliency_maps
 
     state, batch = abstract_step()
     predict = jax.jit(lambda variables, images: saliency_maps(state.model, variables, images))

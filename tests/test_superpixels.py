@@ -16,16 +16,17 @@ from scipy.io import savemat
 from skimage.color import rgb2lab
 from tiny import tiny_batch, tiny_model
 
-from purinet_jax import cli, train
 from purinet_jax.benchmarks import superpixels as benchmark
+from purinet_jax.commands import main as cli
 from purinet_jax.data.images import to_png
 from purinet_jax.data.pairs import check_pairs, open_pairs
 from purinet_jax.data.synthetic import draw_example, write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.losses import Objective
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import create_state, train_step, with_superpixels
-from purinet_jax.superpixels import (
+from purinet_jax.training import train
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import create_state, train_step, with_superpixels
+from purinet_jax.training.superpixels import (
     SuperpixelCache,
     SuperpixelFolder,
     cache_folder,
@@ -369,7 +370,7 @@ def test_cache_computes_once(
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("purinet_jax.superpixels.slic_labels", fail)
+        patch.setattr("purinet_jax.training.superpixels.slic_labels", fail)
         stored = cache.get("a", image)
         with pytest.raises(AssertionError):  # another image, and other settings, are not served from the file
             cache.get("a", image[::-1])

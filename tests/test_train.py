@@ -16,12 +16,13 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import TinyExtractor
 
-from purinet_jax import checkpoints, model, train
-from purinet_jax.cli import load_config
-from purinet_jax.convert import load_file
+from purinet_jax.commands.main import load_config
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.layers import bilinear_kernel
+from purinet_jax.network import model
+from purinet_jax.network.layers import bilinear_kernel
+from purinet_jax.training import checkpoints, train
+from purinet_jax.weights.convert import load_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -126,8 +127,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from tiny import TinyExtractor
-from purinet_jax import model
-from purinet_jax.cli import main
+from purinet_jax.network import model
+from purinet_jax.commands.main import main
 model.EXTRACTORS["tiny"] = TinyExtractor
 sys.exit(main(sys.argv[1:]))
 """

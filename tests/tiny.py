@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from purinet_jax.layers import BatchNorm, Conv
-from purinet_jax.losses import Objective
-from purinet_jax.model import PurNet
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import TrainState, create_state
+from purinet_jax.network.layers import BatchNorm, Conv
+from purinet_jax.network.model import PurNet
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import TrainState, create_state
 
 
 class TinyExtractor(nn.Module):

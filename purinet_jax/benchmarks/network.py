@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
-from purinet_jax.losses import Objective
 from purinet_jax.memory import keep_freed_memory
+from purinet_jax.training.losses import Objective
 
 YARDSTICK = "torch.nn.functional.conv2d, 3×3, 128→128, 80×80, batch 1, float32, 2 threads"
 
@@ -104,7 +104,7 @@ def _variables(settings: dict[str, Any]) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from purinet_jax.model import build_model
+    from purinet_jax.network.model import build_model
 
     model = build_model({"backbone": settings["backbone"], "channels": settings["channels"]})
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
@@ -115,8 +115,8 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
-    from purinet_jax.model import build_model
-    from purinet_jax.predict import saliency_maps
+    from purinet_jax.network.model import build_model
+    from purinet_jax.prediction.predict import saliency_maps
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])
@@ -143,10 +143,10 @@ def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Cal
     import jax.numpy as jnp
     import numpy as np
 
-    from purinet_jax.model import build_model
-    from purinet_jax.optim import OptimizerConfig, make_optimizer
-    from purinet_jax.step import AXIS, create_state, place_state, pmap_step
-    from purinet_jax.superpixels import grid_regions
+    from purinet_jax.network.model import build_model
+    from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+    from purinet_jax.training.step import AXIS, create_state, place_state, pmap_step
+    from purinet_jax.training.superpixels import grid_regions
 
     device = jax.devices()[:1]
     model = build_model(

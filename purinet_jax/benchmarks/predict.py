@@ -76,7 +76,7 @@ def _network(size: int, repeats: int) -> dict[str, Any]:
     """The network alone, in a fresh process: one image at a time, from uint8 pixels to the map."""
     import jax
 
-    from purinet_jax.predict import load, saliency_maps
+    from purinet_jax.prediction.predict import load, saliency_maps
 
     predictor = load(size=size)
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
@@ -121,7 +121,7 @@ def _run(source: Path, size: int, scratch: Path, cache: str, *more: str) -> tupl
     command = [
         sys.executable,
         "-m",
-        "purinet_jax.cli",
+        "purinet_jax.commands.main",
         "predict",
         str(source),
         "--output",

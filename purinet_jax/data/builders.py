@@ -143,7 +143,7 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
             return None
         if self._superpixels != "slic":
             return superpixel_source(pairs, self._superpixels)
-        from purinet_jax.superpixels import SuperpixelCache
+        from purinet_jax.training.superpixels import SuperpixelCache
 
         # Kept until the set is built: whatever stops the building, the next one goes on.
         folder = self._computed / split

@@ -43,7 +43,7 @@ class Example(TypedDict):
 
 
 class SuperpixelSource(Protocol):
-    """Where a pair's superpixels come from; `purinet_jax.superpixels` has the two kinds."""
+    """Where a pair's superpixels come from; `purinet_jax.training.superpixels` has the two kinds."""
 
     def get(self, name: str, image: np.ndarray) -> np.ndarray:
         """Labels int32 [height, width], from 0, of the image uint8 [height, width, 3] of this name."""
@@ -258,7 +258,7 @@ def superpixel_kind(superpixels: str | Path | None) -> str:
 def superpixel_source(pairs: Pairs, superpixels: str | Path, fallback: str | Path | None = None) -> SuperpixelSource:
     """Where a data set's superpixels come from, other than from itself; arguments and errors as of `open_pairs`."""
     # Here, because that module reads and writes its files with this package, and imports it.
-    from purinet_jax.superpixels import SuperpixelCache, SuperpixelFolder, cache_folder
+    from purinet_jax.training.superpixels import SuperpixelCache, SuperpixelFolder, cache_folder
 
     if superpixels == "slic":
         return SuperpixelCache(cache_folder(pairs.path, fallback))

@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.scipy.special import xlogy
 
 from purinet_jax.errors import InputError
-from purinet_jax.model import Maps
+from purinet_jax.network.model import Maps
 
 Structural = Literal["region", "ssim", "none"]
 Superpixels = Literal["stored", "slic", "grid"]

@@ -5,8 +5,8 @@ size and returns one [batch, ceil(height / stride), ceil(width / stride), channe
 the levels' strides, and `pixel_mean` and `pixel_std` (RGB, for pixels in [0, 1]) the normalisation it expects.
 """
 
-from purinet_jax.backbones.mobilenet_v2 import MobileNetV2
-from purinet_jax.backbones.resnet import ResNet50
-from purinet_jax.backbones.vgg import VGG16
+from purinet_jax.network.backbones.mobilenet_v2 import MobileNetV2
+from purinet_jax.network.backbones.resnet import ResNet50
+from purinet_jax.network.backbones.vgg import VGG16
 
 __all__ = ["VGG16", "MobileNetV2", "ResNet50"]

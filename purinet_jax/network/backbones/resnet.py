@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.layers import BatchNorm, Conv, max_pool
+from purinet_jax.network.layers import BatchNorm, Conv, max_pool
 
 
 class Bottleneck(nn.Module):

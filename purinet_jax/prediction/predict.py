@@ -23,14 +23,14 @@ from PIL import Image
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture, to_rgb
 from purinet_jax.errors import InputError
-from purinet_jax.model import Maps, PurNet, build_model, normalise
-from purinet_jax.refine import refine_map
-from purinet_jax.tensor_files import read_metadata, read_tensors
+from purinet_jax.network.model import Maps, PurNet, build_model, normalise
+from purinet_jax.prediction.refine import refine_map
+from purinet_jax.weights.tensor_files import read_metadata, read_tensors
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
-SHIPPED = Path(__file__).with_name("weights") / "purnet_lite.safetensors"
+SHIPPED = Path(__file__).parents[1] / "weights" / "purnet_lite.safetensors"
 """The weights that come with the package."""
 
 # `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
@@ -99,7 +99,7 @@ class Predictor:
             says and are sRGB (`read_picture`); arrays and Pillow images are taken as they are.
           size: side of the square that images are squashed to, pixels; the predictor's own if not given.
           refine: let a map's edges follow those of its image where that is larger than the square
-            (`purinet_jax.refine`); otherwise, and with False, the network's answer is resized bilinearly.
+            (`purinet_jax.prediction.refine`); otherwise, and with False, the network's answer is resized bilinearly.
 
         Returns:
           float32 [height, width] in [0, 1], of the image's size; a list of them for a list.
@@ -159,7 +159,7 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
     """
-    from purinet_jax.convert import load_file, stored_size
+    from purinet_jax.weights.convert import load_file, stored_size
 
     variables, config = _read_shipped() if path is None else load_file(path)
     if "part" in config:

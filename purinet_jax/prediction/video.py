@@ -14,8 +14,8 @@ from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.errors import InputError
-from purinet_jax.files import Style, make_picture
-from purinet_jax.predict import Predictor, show_progress
+from purinet_jax.prediction.files import Style, make_picture
+from purinet_jax.prediction.predict import Predictor, show_progress
 
 _BT709 = 1
 """FFmpeg's number of the matrix between RGB and YUV that high definition has; any other is taken as BT.601."""

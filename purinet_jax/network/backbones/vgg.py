@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.layers import Conv, max_pool
+from purinet_jax.network.layers import Conv, max_pool
 
 
 class Features(nn.Module):

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.attention import promotion_attention, rectification_attention
-from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
 from purinet_jax.errors import InputError
-from purinet_jax.layers import CBP, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
+from purinet_jax.network.attention import promotion_attention, rectification_attention
+from purinet_jax.network.backbones import VGG16, MobileNetV2, ResNet50
+from purinet_jax.network.layers import CBP, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
 
 EXTRACTORS = {"mobilenet_v2": MobileNetV2, "resnet50": ResNet50, "vgg16": VGG16}
 
@@ -38,7 +38,7 @@ class PurNet(nn.Module):
     """PurNet on any extractor: normalised images [batch, height, width, 3] of any size → `Maps`.
 
     Attributes:
-      backbone: the extractor (`purinet_jax.backbones`); `axis_name` and `dtype` are set on it too.
+      backbone: the extractor (`purinet_jax.network.backbones`); `axis_name` and `dtype` are set on it too.
       channels: the width of everything between the extractor and the maps.
       attention: `False` is stage 1's network: extractor and purificatory pyramid, heads straight on its features.
       scaled_promotion: the mean-one promotion attention (`promotion_attention`) in the released one's place.

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from purinet_jax.errors import InputError
-from purinet_jax.metrics.structure import split_at_centre
+from purinet_jax.evaluation.metrics.structure import split_at_centre
 
 Protocol = Literal["purnet", "pysod"]
 

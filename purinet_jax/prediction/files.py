@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from purinet_jax.cutouts import binary_mask, composite, cutout, overlay
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_picture, write_atomically
 from purinet_jax.errors import InputError
+from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
 
 # What is wrong with files can be said without JAX, at once.
 if TYPE_CHECKING:
-    from purinet_jax.predict import Predictor
+    from purinet_jax.prediction.predict import Predictor
 
 Kind = Literal["map", "mask", "cutout", "overlay", "attention"]
 Existing = Literal["refuse", "overwrite", "skip"]
@@ -65,7 +65,8 @@ class Style:
         "attention" (panels: image, map, promotion, rectification, error; at most as large as the network's square).
       threshold: the saliency in (0, 1) from which a mask is white, and at which a cut-out is half transparent.
       background: what cut-outs are put on: red, green, blue, or an image uint8 [height, width, 3].
-      refine: whether edges follow the image's (`purinet_jax.refine`); without, maps are those of the authors' code.
+      refine: whether edges follow the image's (`purinet_jax.prediction.refine`); without, maps are those of the
+        authors' code.
       ending: the format where a picture goes to the standard output.
     """
 
@@ -316,7 +317,7 @@ def predict_files(
       InputError: a folder cannot be made, the network has no attention to be shown, a video needs what is not
         installed, or `batch_size` is not positive. Nothing is written then.
     """
-    from purinet_jax.predict import Squashed, answer_stream, checked_size
+    from purinet_jax.prediction.predict import Squashed, answer_stream, checked_size
 
     size = checked_size(predictor.size)
     images = [job for job in jobs if not is_video(job.source)]
@@ -324,7 +325,7 @@ def predict_files(
     if style.kind == "attention" and not predictor.model.attention:
         raise InputError("attention: this network has none (it is that of stage 1)")
     if videos:
-        from purinet_jax.video import check_video, predict_video
+        from purinet_jax.prediction.video import check_video, predict_video
 
         check_video(style)
     for folder in dict.fromkeys(job.output.parent for job in jobs if job.output != STANDARD):
@@ -420,10 +421,10 @@ def make_picture(
     """
     # Here, because they import JAX.
     if style.kind == "attention":
-        from purinet_jax.panels import attention_panel
+        from purinet_jax.training.panels import attention_panel
 
         return attention_panel(square, answer, shape)
-    from purinet_jax.predict import released_map
+    from purinet_jax.prediction.predict import released_map
 
     if style.refine and max(shape[:2]) > len(square):
         assert image is not None
@@ -443,7 +444,7 @@ def make_picture(
 
 def _refined_levels(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> np.ndarray:
     """`refine_map` rounded to 256 levels, uint8 [height, width], without the map of floats in between."""
-    from purinet_jax.refine import refined_strips
+    from purinet_jax.prediction.refine import refined_strips
 
     levels = np.empty(image.shape[:2], np.uint8)
     for rows, strip in refined_strips(saliency, square, image):

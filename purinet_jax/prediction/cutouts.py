@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from purinet_jax.refine import stretched_strips
+from purinet_jax.prediction.refine import stretched_strips
 
 TINT = (255, 40, 80)
 """The colour that `overlay` marks objects with, RGB."""

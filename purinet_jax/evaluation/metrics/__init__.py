@@ -16,7 +16,7 @@ In both, a map is stretched to [0, 1] (a constant one, which cannot be, is taken
 255), and curves hold one value for each threshold t = 0 … 255: what is found is floor(255·map) ≥ t.
 """
 
-from purinet_jax.metrics.comparison import Protocol
-from purinet_jax.metrics.measures import NUMBERS, Measures, Totals, measure
+from purinet_jax.evaluation.metrics.comparison import Protocol
+from purinet_jax.evaluation.metrics.measures import NUMBERS, Measures, Totals, measure
 
 __all__ = ["NUMBERS", "Measures", "Protocol", "Totals", "measure"]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.layers import BatchNorm, Conv, convolution, depthwise_convolution, he_normal, same_padding
+from purinet_jax.network.layers import BatchNorm, Conv, convolution, depthwise_convolution, he_normal, same_padding
 
 # (expansion, output channels, blocks, stride of the first) as in table 2 of the paper
 BLOCKS = (

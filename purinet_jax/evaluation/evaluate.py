@@ -21,13 +21,13 @@ from purinet_jax.data.images import read_grey, read_map, read_rgb
 from purinet_jax.data.pairs import Pairs, open_pairs, some
 from purinet_jax.data.storage import Storage, open_storage
 from purinet_jax.errors import InputError
-from purinet_jax.metrics import Measures, Protocol, Totals, measure
-from purinet_jax.paper import is_same_set
+from purinet_jax.evaluation.metrics import Measures, Protocol, Totals, measure
+from purinet_jax.evaluation.paper import is_same_set
 from purinet_jax.workers import begin_worker, interrupts_blocked
 
 # Worker processes import this module, and need no JAX.
 if TYPE_CHECKING:
-    from purinet_jax.predict import Predictor
+    from purinet_jax.prediction.predict import Predictor
 
 PROTOCOLS: tuple[Protocol, ...] = ("purnet", "pysod")
 """Both, in the order of a table."""
@@ -93,7 +93,7 @@ Method = Network | Maps
 @dataclass(frozen=True, eq=False)
 class ImageNumbers:
     """One image's numbers: float64 [protocols, numbers], in the order of the evaluation's protocols and of `NUMBERS`
-    in `purinet_jax.metrics`."""
+    in `purinet_jax.evaluation.metrics`."""
 
     name: str
     numbers: np.ndarray
@@ -200,7 +200,7 @@ def evaluate(
     Args:
       methods: networks and maps from files, of different names.
       ground_truths: the data sets, of different names.
-      protocols: whose rules the numbers follow (`purinet_jax.metrics`), at least one.
+      protocols: whose rules the numbers follow (`purinet_jax.evaluation.metrics`), at least one.
       batch_size: how many images a network takes at once.
       workers: processes that measure; 0 for none but this one.
       skip_unpaired: whether to leave out maps without a mask and masks without a map, rather than to refuse.
@@ -357,7 +357,7 @@ def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator
         yield from ((index, None) for index in range(len(comparison.names)))
         return
     # Here, so that maps from files are measured without JAX.
-    from purinet_jax.predict import predict_stream
+    from purinet_jax.prediction.predict import predict_stream
 
     pairs = comparison.pairs
     assert pairs is not None

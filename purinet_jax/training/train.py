@@ -21,8 +21,6 @@ from flax import traverse_util
 from jax import Array
 from ml_collections import ConfigDict
 
-from purinet_jax import checkpoints
-from purinet_jax.convert import describe, load_file
 from purinet_jax.data import (
     Pairs,
     bad_pairs,
@@ -32,14 +30,15 @@ from purinet_jax.data import (
     write_atomically,
 )
 from purinet_jax.errors import InputError
-from purinet_jax.layers import bilinear_kernel
 from purinet_jax.locks import only_process
-from purinet_jax.losses import Objective
-from purinet_jax.model import PurNet, build_model, model_config, without_device_axis
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.panels import panel
-from purinet_jax.predict import saliency_maps
-from purinet_jax.step import (
+from purinet_jax.network.layers import bilinear_kernel
+from purinet_jax.network.model import PurNet, build_model, model_config, without_device_axis
+from purinet_jax.prediction.predict import saliency_maps
+from purinet_jax.training import checkpoints
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.panels import panel
+from purinet_jax.training.step import (
     AXIS,
     TrainState,
     create_state,
@@ -49,6 +48,7 @@ from purinet_jax.step import (
     pmap_step,
     with_superpixels,
 )
+from purinet_jax.weights.convert import describe, load_file
 
 logger = logging.getLogger(__name__)
 

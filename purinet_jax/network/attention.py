@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from purinet_jax.layers import at_least_float32
+from purinet_jax.network.layers import at_least_float32
 
 _MOST_SCALED = 10.0
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purinet_jax.errors import InputError
-from purinet_jax.metrics.boundary import boundary_iou
-from purinet_jax.metrics.comparison import GROUND, OBJECT, SOFT, Comparison, Protocol, compare
-from purinet_jax.metrics.structure import s_measure
-from purinet_jax.metrics.thresholds import e_measure, f_measure, found_by_threshold, precision_and_recall
-from purinet_jax.metrics.weighted import weighted_f
+from purinet_jax.evaluation.metrics.boundary import boundary_iou
+from purinet_jax.evaluation.metrics.comparison import GROUND, OBJECT, SOFT, Comparison, Protocol, compare
+from purinet_jax.evaluation.metrics.structure import s_measure
+from purinet_jax.evaluation.metrics.thresholds import e_measure, f_measure, found_by_threshold, precision_and_recall
+from purinet_jax.evaluation.metrics.weighted import weighted_f
 
 NUMBERS = (
     "mae",

@@ -360,7 +360,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from purinet_jax.memory import keep_freed_memory
-    from purinet_jax.train import NonFiniteLoss, train
+    from purinet_jax.training.train import NonFiniteLoss, train
 
     keep_freed_memory()
     config = load_config(arguments.config, overrides)
@@ -385,7 +385,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from contextlib import closing
 
-    from purinet_jax.files import ENDINGS, STANDARD, Style, plan, predict_files, read_background
+    from purinet_jax.prediction.files import ENDINGS, STANDARD, Style, plan, predict_files, read_background
 
     kind = arguments.output_kind
     if arguments.background is not None and kind != "cutout":
@@ -406,7 +406,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         print("all there already, nothing to do", file=sys.stderr)
         return 0
     # Only now, because it imports JAX.
-    from purinet_jax.predict import load, show_progress
+    from purinet_jax.prediction.predict import load, show_progress
 
     predictor = load(arguments.checkpoint, arguments.size)
     style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
@@ -439,14 +439,23 @@ def _whereabouts(files: Sequence[Path], kind: str, output: str | None) -> str:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from purinet_jax.evaluate import PROTOCOLS, Maps, Network, evaluate, open_data, open_maps, open_masks
-    from purinet_jax.tables import notes, per_image_csv, table_rows, to_csv, to_json, to_latex, to_markdown, to_text
+    from purinet_jax.evaluation.evaluate import PROTOCOLS, Maps, Network, evaluate, open_data, open_maps, open_masks
+    from purinet_jax.evaluation.tables import (
+        notes,
+        per_image_csv,
+        table_rows,
+        to_csv,
+        to_json,
+        to_latex,
+        to_markdown,
+        to_text,
+    )
 
     # What is asked for must have a place before minutes are spent on it.
     if arguments.per_image is not None and not arguments.per_image.absolute().parent.is_dir():
         raise InputError(f"{arguments.per_image}: its folder does not exist")
     if arguments.plots is not None:
-        from purinet_jax.plots import open_plots, write_plots
+        from purinet_jax.evaluation.plots import open_plots, write_plots
 
         open_plots(arguments.plots)
     if arguments.masks is not None:
@@ -456,7 +465,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         truths = [open_data(path, name, arguments.skip_unpaired) for name, path in map(_named, arguments.data)]
     methods: list[Network | Maps] = []
     if arguments.checkpoint or not arguments.maps:
-        from purinet_jax.predict import SHIPPED, load
+        from purinet_jax.prediction.predict import SHIPPED, load
 
         for name, path in map(_named, arguments.checkpoint):
             network = load(path, arguments.size)
@@ -491,7 +500,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from purinet_jax.convert import convert_file
+    from purinet_jax.weights.convert import convert_file
 
     print(convert_file(arguments.source, arguments.destination, arguments.names, arguments.half))
     return 0

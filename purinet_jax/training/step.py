@@ -18,10 +18,10 @@ import optax
 from jax import Array, lax
 from jax.interpreters import ad
 
-from purinet_jax.losses import Objective, purnet_losses, total_loss
-from purinet_jax.model import PurNet, normalise
-from purinet_jax.optim import parameter_group
-from purinet_jax.superpixels import REGIONS, grid_regions, slic_regions
+from purinet_jax.network.model import PurNet, normalise
+from purinet_jax.training.losses import Objective, purnet_losses, total_loss
+from purinet_jax.training.optim import parameter_group
+from purinet_jax.training.superpixels import REGIONS, grid_regions, slic_regions
 
 AXIS = "devices"
 

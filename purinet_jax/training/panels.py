@@ -7,8 +7,8 @@ import cv2
 import jax
 import numpy as np
 
-from purinet_jax.losses import region_means
-from purinet_jax.model import Maps
+from purinet_jax.network.model import Maps
+from purinet_jax.training.losses import region_means
 
 
 def panel(batch: Mapping[str, np.ndarray], maps: Maps, full_error: float = 1.0) -> np.ndarray:

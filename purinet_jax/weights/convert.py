@@ -26,8 +26,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purinet_jax.errors import InputError
-from purinet_jax.model import EXTRACTORS, build_model
-from purinet_jax.tensor_files import WRITABLE_SUFFIXES, read_metadata, read_tensors, readable, write_tensors
+from purinet_jax.network.model import EXTRACTORS, build_model
+from purinet_jax.weights.tensor_files import WRITABLE_SUFFIXES, read_metadata, read_tensors, readable, write_tensors
 
 FORMAT = "purinet_jax 1"
 
@@ -132,7 +132,7 @@ def stored_size(path: str | os.PathLike[str]) -> int | None:
     """
     if os.path.isdir(path):
         # Here, because Orbax takes a second to import and files do without it.
-        from purinet_jax.checkpoints import training_size
+        from purinet_jax.training.checkpoints import training_size
 
         return training_size(path)
     text = read_metadata(path).get("size", "")
@@ -301,7 +301,7 @@ def _read_any(source: Path) -> _Source:
     """Reads a file and tells by its tensors' names what it is; a folder is a training run's."""
     if source.is_dir():
         # Here, because Orbax takes a second to import and files do without it.
-        from purinet_jax.checkpoints import load_checkpoint
+        from purinet_jax.training.checkpoints import load_checkpoint
 
         return _Source(*load_checkpoint(source), {}, [], "a training run's best checkpoint")
     if {"format", "model"} <= read_metadata(source).keys():

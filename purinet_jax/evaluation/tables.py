@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from purinet_jax.data.pairs import some
-from purinet_jax.evaluate import Evaluation
-from purinet_jax.metrics import NUMBERS, Protocol
-from purinet_jax.paper import known_test_set, published_numbers
+from purinet_jax.evaluation.evaluate import Evaluation
+from purinet_jax.evaluation.metrics import NUMBERS, Protocol
+from purinet_jax.evaluation.paper import known_test_set, published_numbers
 
 # Headings, plain and LaTeX. F with w is the weighted one, "adp" is at the adaptive threshold, BIoU the boundary IoU.
 _HEADINGS = {

@@ -14,7 +14,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from purinet_jax.errors import InputError
-from purinet_jax.step import TrainState
+from purinet_jax.training.step import TrainState
 
 FOLDER = "checkpoints"
 
