@@ -5,14 +5,13 @@ convolutions is timed in turn with every run as a yardstick: the ratio to it hol
 """
 
 import importlib.util
-import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
+from purinet_jax.benchmarks.machine import describe_machine, in_process, milliseconds, peak_memory
 from purinet_jax.memory import keep_freed_memory
 from purinet_jax.training.losses import Objective
 
@@ -44,12 +43,10 @@ def benchmark_network(
         "dtype": dtype,
         "repeats": repeats,
     }
-    context = multiprocessing.get_context("spawn")
     results: dict[str, Any] = {}
     for name in ("level1_inference", "all_maps_inference", "train_step"):
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        with context.Pool(1) as pool:
-            results[name] = pool.apply(_measure, (name, settings))
+        results[name] = in_process(_measure, name, settings)
     machine = results["train_step"].pop("machine")
     for result in results.values():
         result.pop("machine", None)
@@ -115,8 +112,8 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
+    from purinet_jax.network.inference import saliency_maps
     from purinet_jax.network.model import build_model
-    from purinet_jax.prediction.predict import saliency_maps
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])

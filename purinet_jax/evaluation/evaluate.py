@@ -4,90 +4,26 @@ ignore), or anyone's that lie in files. Worker processes measure; this one adds 
 numbers are the same for any number of workers, and keeps nothing but sums, so that a data set may be of any length.
 """
 
-import multiprocessing
-import re
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from purinet_jax.data.images import read_grey, read_map, read_rgb
-from purinet_jax.data.pairs import Pairs, open_pairs, some
-from purinet_jax.data.storage import Storage, open_storage
+from purinet_jax.data.pairs import Pairs, by_stem, counterparts, some
 from purinet_jax.errors import InputError
+from purinet_jax.evaluation.methods import Files, GroundTruth, Maps, Method, Network
 from purinet_jax.evaluation.metrics import Measures, Protocol, Totals, measure
 from purinet_jax.evaluation.paper import is_same_set
-from purinet_jax.workers import begin_worker, interrupts_blocked
-
-# Worker processes import this module, and need no JAX.
-if TYPE_CHECKING:
-    from purinet_jax.prediction.predict import Predictor
+from purinet_jax.workers import worker_processes
 
 PROTOCOLS: tuple[Protocol, ...] = ("purnet", "pysod")
 """Both, in the order of a table."""
 
 WORST = 16
 """How many of the worst images an `Evaluation` names."""
-
-# Images that each worker is ahead of the sums.
-_AHEAD = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Files:
-    """Grey pictures in a storage, `members` by name without ending. Can be pickled."""
-
-    path: Path
-    storage: Storage
-    members: Mapping[str, str]
-
-    def label(self, name: str) -> str:
-        """How messages name a file."""
-        return f"{self.path}/{self.members[name]}"
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
-        return self.storage.read(self.members[name])
-
-
-@dataclass(frozen=True, eq=False)
-class GroundTruth:
-    """The masks of a data set and, if `pairs` are known, its images; `open_data` and `open_masks` make one.
-
-    `name` is that of a table. `unpaired` are files of the set without a counterpart, which are left out.
-    """
-
-    name: str
-    masks: Files
-    pairs: Pairs | None = None
-    unpaired: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A method whose maps are predicted, and its name in a table."""
-
-    name: str
-    predictor: "Predictor"
-
-
-@dataclass(frozen=True, eq=False)
-class Maps:
-    """A method whose maps are files, `path` a folder or zip of them, and its name in a table; `open_maps` makes one."""
-
-    name: str
-    path: Path
-    storage: Storage
-    members: tuple[str, ...]
-
-
-Method = Network | Maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,63 +61,6 @@ class Evaluation:
     def images(self) -> int:
         """How many were measured."""
         return next(iter(self.totals.values())).images
-
-
-def open_data(path: str | Path, name: str | None = None, skip_unpaired: bool = False) -> GroundTruth:
-    """Opens a data set of images and masks.
-
-    Args:
-      path: as of `open_pairs`.
-      name: in tables; that of the path if not given.
-      skip_unpaired: whether to leave out images without a mask and masks without an image, rather than to refuse.
-
-    Raises:
-      InputError: as `open_pairs`.
-    """
-    pairs = open_pairs(path, skip_unpaired=skip_unpaired)
-    masks = Files(pairs.path, pairs.storage, dict(zip(pairs.names, pairs.masks, strict=True)))
-    return GroundTruth(name or _stem(pairs.path), masks, pairs, pairs.unpaired)
-
-
-def open_masks(path: str | Path, name: str | None = None) -> GroundTruth:
-    """Opens masks without their images, against which maps from files can be measured.
-
-    Args:
-      path: a folder or zip of masks.
-      name: in tables; if not given, that of the path without what calls it masks ("DUTS-TE" for `DUTS-TE-Mask`, and
-        "ECSSD" for `ECSSD/ground_truth_mask`).
-
-    Raises:
-      InputError: there is no such path, it holds no images, or two files share a name.
-    """
-    path = Path(path)
-    storage = open_storage(path)
-    masks = _by_name(path, storage, [member for member, _ in storage.images()])
-    if not masks.members:
-        raise InputError(f"{path}: holds no masks")
-    if name is None:
-        stem = _stem(path)
-        name = re.sub(r"([-_ .]*(masks?|gts?|ground[-_ .]?truths?))+$", "", stem, flags=re.IGNORECASE)
-        name = name or path.resolve().parent.name or stem
-    return GroundTruth(name, masks)
-
-
-def open_maps(path: str | Path, name: str | None = None) -> Maps:
-    """Opens a method's maps, named as the masks but for the ending.
-
-    Args:
-      path: a folder or zip of maps. For several data sets, those of each lie in a folder of the set's name.
-      name: in tables; that of the path if not given.
-
-    Raises:
-      InputError: there is no such path, or it holds no images.
-    """
-    path = Path(path)
-    storage = open_storage(path)
-    members = tuple(member for member, _ in storage.images())
-    if not members:
-        raise InputError(f"{path}: holds no maps")
-    return Maps(name or _stem(path), path, storage, members)
 
 
 def evaluate(
@@ -224,10 +103,16 @@ def evaluate(
     # All of them first: what does not match is said before anything is computed.
     comparisons = [_compare(method, truth, tuple(protocols), skip_unpaired) for method, truth in chosen]
     evaluations = []
-    with _measuring([comparison for comparison, _ in comparisons], workers) as measured:
+    # With the names of thousands of files, what is compared is too large to go along with each image.
+    with worker_processes(workers, _measure, [comparison for comparison, _ in comparisons]) as measured:
         for number, ((method, truth), (comparison, skipped)) in enumerate(zip(chosen, comparisons, strict=True)):
             with closing(_maps(method, comparison, batch_size)) as maps:
-                results = _bar(measured(number, maps), len(comparison.names), f"{method.name}, {truth.name}", progress)
+                results = _bar(
+                    measured((number, item) for item in maps),
+                    len(comparison.names),
+                    f"{method.name}, {truth.name}",
+                    progress,
+                )
                 totals, worst, numbers = _add_up(comparison, results, per_image)
             size = method.predictor.size if isinstance(method, Network) else None
             evaluations.append(Evaluation(method.name, truth.name, totals, skipped, size, worst, numbers))
@@ -324,13 +209,11 @@ def _compare(
             raise InputError(f"{truth.masks.path}: no pairs are left to measure on")
         return _Comparison(truth.pairs.names, truth.masks, None, truth.pairs, protocols), truth.unpaired
     maps = _maps_of(method, truth)
-    without_map = sorted(truth.masks.members.keys() - maps.members.keys())
-    without_mask = sorted(maps.members.keys() - truth.masks.members.keys())
+    names, without_map, without_mask = counterparts(truth.masks.members, maps.members)
     if (without_map or without_mask) and not skip_unpaired:
         lacking = [f"no map for {some(without_map, 'mask')}"] if without_map else []
         lacking += [f"no mask for {some(without_mask, 'map')}"] if without_mask else []
         raise InputError(f"{method.path}: in {truth.name}, {' and '.join(lacking)} (--skip-unpaired leaves them out)")
-    names = tuple(sorted(truth.masks.members.keys() & maps.members.keys()))
     if not names:
         raise InputError(f"{method.path}: no map has the name of a mask of {truth.name}")
     skipped = (
@@ -348,7 +231,7 @@ def _maps_of(method: Maps, truth: GroundTruth) -> Files:
         for member in method.members
         if any(is_same_set(part, truth.name) for part in PurePosixPath(member).parts[:-1])
     ]
-    return _by_name(method.path, method.storage, own or method.members)
+    return Files(method.path, method.storage, by_stem(method.path, own or method.members))
 
 
 def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator[_Item | InputError]:
@@ -376,55 +259,15 @@ def _read_image(pairs: Pairs, index: int) -> np.ndarray:
     return read_rgb(pairs.storage.read(pairs.images[index]), pairs.image_path(index))
 
 
-_Results = Iterator[list[Measures] | InputError]
+def _measure(comparisons: Sequence[_Comparison], item: tuple[int, _Item | InputError]) -> list[Measures] | InputError:
+    """In a worker process: the measures of an image of the comparison of this number."""
+    number, image = item
+    return comparisons[number].measure(image)
 
 
-@contextmanager
-def _measuring(
-    comparisons: Sequence[_Comparison], workers: int
-) -> Iterator[Callable[[int, Iterable[_Item | InputError]], _Results]]:
-    """Gives a function: number of a comparison and its images → their measures, in the same order."""
-    if workers == 0:
-        yield lambda number, items: map(comparisons[number].measure, items)
-        return
-    # Not forked: this process has threads.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (comparisons,))
-
-    def in_pool(number: int, items: Iterable[_Item | InputError]) -> _Results:
-        # Not `pool.map`, which would take all of the network's maps before it gives the first result.
-        waiting: deque[Future[list[Measures] | InputError]] = deque()
-        for item in items:
-            with interrupts_blocked():  # the first tasks start processes
-                waiting.append(pool.submit(_measure_in_worker, number, item))
-            if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-    try:
-        yield in_pool
-    except BrokenProcessPool as error:
-        raise InputError(f"workers: one of {workers} was ended from outside, perhaps for want of memory") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_comparisons_of_worker: Sequence[_Comparison]
-
-
-def _begin(comparisons: Sequence[_Comparison]) -> None:
-    # Sent once: with the names of thousands of files they are too large to go along with each image.
-    global _comparisons_of_worker
-    begin_worker()
-    _comparisons_of_worker = comparisons
-
-
-def _measure_in_worker(number: int, item: _Item | InputError) -> list[Measures] | InputError:
-    return _comparisons_of_worker[number].measure(item)
-
-
-def _bar(results: _Results, count: int, what: str, progress: bool) -> Iterable[list[Measures] | InputError]:
+def _bar(
+    results: Iterable[list[Measures] | InputError], count: int, what: str, progress: bool
+) -> Iterable[list[Measures] | InputError]:
     from tqdm import tqdm
 
     return tqdm(results, what, count, unit="image", disable=not progress)
@@ -459,18 +302,3 @@ def _check_names(what: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{name}: more than one {what} of this name; NAME=PATH gives another one")
-
-
-def _stem(path: Path) -> str:
-    name = path.name or path.resolve().name or str(path)
-    return name[:-4] if name.lower().endswith(".zip") else name
-
-
-def _by_name(path: Path, storage: Storage, members: Iterable[str]) -> Files:
-    found: dict[str, str] = {}
-    for member in members:
-        name = PurePosixPath(member).stem
-        if name in found:
-            raise InputError(f"{path}: two files named {name}: {found[name]} and {member}")
-        found[name] = member
-    return Files(path, storage, found)

@@ -20,17 +20,15 @@ import numpy as np
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_picture, write_atomically
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
+from purinet_jax.prediction.pictures import KINDS, Kind, Style, make_picture
+from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
+from purinet_jax.prediction.video import check_video, predict_video
 
 # What is wrong with files can be said without JAX, at once.
 if TYPE_CHECKING:
     from purinet_jax.prediction.predict import Predictor
 
-Kind = Literal["map", "mask", "cutout", "overlay", "attention"]
 Existing = Literal["refuse", "overwrite", "skip"]
-
-KINDS: tuple[Kind, ...] = ("map", "mask", "cutout", "overlay", "attention")
-"""What can be made of an image; the first is the default."""
 
 ENDINGS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 """The endings of the formats that pictures are written in."""
@@ -54,27 +52,6 @@ class Job:
 
     source: Path
     output: Path
-
-
-@dataclass(frozen=True, eq=False)
-class Style:
-    """What is made of an image.
-
-    Attributes:
-      kind: "map" (grey), "mask" (black and white), "cutout" (with alpha, or on a background), "overlay" (tinted), or
-        "attention" (panels: image, map, promotion, rectification, error; at most as large as the network's square).
-      threshold: the saliency in (0, 1) from which a mask is white, and at which a cut-out is half transparent.
-      background: what cut-outs are put on: red, green, blue, or an image uint8 [height, width, 3].
-      refine: whether edges follow the image's (`purinet_jax.prediction.refine`); without, maps are those of the
-        authors' code.
-      ending: the format where a picture goes to the standard output.
-    """
-
-    kind: Kind = "map"
-    threshold: float = 0.5
-    background: tuple[int, int, int] | np.ndarray | None = None
-    refine: bool = True
-    ending: str = ".png"
 
 
 @dataclass(frozen=True)
@@ -317,16 +294,12 @@ def predict_files(
       InputError: a folder cannot be made, the network has no attention to be shown, a video needs what is not
         installed, or `batch_size` is not positive. Nothing is written then.
     """
-    from purinet_jax.prediction.predict import Squashed, answer_stream, checked_size
-
     size = checked_size(predictor.size)
     images = [job for job in jobs if not is_video(job.source)]
     videos = [job for job in jobs if is_video(job.source)]
     if style.kind == "attention" and not predictor.model.attention:
         raise InputError("attention: this network has none (it is that of stage 1)")
     if videos:
-        from purinet_jax.prediction.video import check_video, predict_video
-
         check_video(style)
     for folder in dict.fromkeys(job.output.parent for job in jobs if job.output != STANDARD):
         _make_folder(folder)
@@ -341,12 +314,12 @@ def predict_files(
         with _large_image if large else nullcontext():
             image, alpha = open_image(job)
             # What is not kept is read again, except where nothing but its size is needed.
-            beside = None if large or not _needs_image(style) else (image, alpha)
+            beside = None if large or not style.needs_image else (image, alpha)
             return Squashed(resize_image(image, size, size), image.shape, beside)
 
     def finish(index: int, answer: Any, squashed: Squashed) -> Result:
         job = images[index]
-        large = _needs_image(style) and squashed.beside is None
+        large = style.needs_image and squashed.beside is None
         try:
             with _large_image if large else nullcontext():
                 image, alpha = open_image(job) if large else (squashed.beside or (None, None))
@@ -389,81 +362,3 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: is a file or lies below one; pictures need a folder") from error
     except OSError as error:
         raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
-
-
-def _needs_image(style: Style) -> bool:
-    """Whether a picture is made of more than the network's answer and square."""
-    return style.kind in ("cutout", "overlay") or (style.kind in ("map", "mask") and style.refine)
-
-
-def make_picture(
-    style: Style,
-    answer: Any,
-    square: np.ndarray,
-    shape: Sequence[int],
-    image: np.ndarray | None,
-    alpha: np.ndarray | None = None,
-) -> np.ndarray:
-    """The picture of one image.
-
-    Args:
-      style: what to make.
-      answer: the network's, of the square: of `Predictor.squashed_finest_maps` for "attention", otherwise of
-        `Predictor.squashed_maps`.
-      square: uint8 [size, size, 3], the image as the network saw it.
-      shape: height and width of the image (and more), pixels.
-      image: uint8 [height, width, 3]; not needed for "attention", nor for "map" and "mask" without `refine`.
-      alpha: the image's own, uint8 [height, width].
-
-    Returns:
-      uint8 [height, width] for "map" and "mask", [height, width, 4] for a cut-out without background, else
-      [height, width, 3]; all of the image's size but "attention".
-    """
-    # Here, because they import JAX.
-    if style.kind == "attention":
-        from purinet_jax.training.panels import attention_panel
-
-        return attention_panel(square, answer, shape)
-    from purinet_jax.prediction.predict import released_map
-
-    if style.refine and max(shape[:2]) > len(square):
-        assert image is not None
-        saliency = _refined_levels(answer, square, image)
-    else:
-        saliency = released_map(answer, shape)
-    if style.kind == "map":
-        return saliency
-    if style.kind == "mask":
-        return binary_mask(saliency, style.threshold)
-    assert image is not None
-    if style.kind == "overlay":
-        return overlay(image, saliency)
-    picture = cutout(image, saliency, alpha, style.threshold)
-    return picture if style.background is None else composite(picture, style.background)
-
-
-def _refined_levels(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """`refine_map` rounded to 256 levels, uint8 [height, width], without the map of floats in between."""
-    from purinet_jax.prediction.refine import refined_strips
-
-    levels = np.empty(image.shape[:2], np.uint8)
-    for rows, strip in refined_strips(saliency, square, image):
-        levels[rows] = strip * 255 + 0.5
-    return levels
-
-
-def read_background(text: str) -> tuple[int, int, int] | np.ndarray:
-    """A background for cut-outs: an image's file, or else a colour as CSS writes it (white, #80ff00, rgb(0, 90, 0)).
-
-    Raises:
-      InputError: it is neither.
-    """
-    from PIL import ImageColor
-
-    if os.path.exists(text):
-        return read_picture(text)[0]
-    try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError:
-        raise InputError(f"{text}: neither an image's file nor a colour") from None
-    return red, green, blue

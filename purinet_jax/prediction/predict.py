@@ -4,64 +4,35 @@ released code does it, to the grey level, for measuring (`predict_stream`). Stre
 beside the device.
 """
 
-import json
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import cv2
 import jax
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from jax import Array
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture, to_rgb
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import Maps, PurNet, build_model, normalise
-from purinet_jax.prediction.refine import refine_map
-from purinet_jax.weights.tensor_files import read_metadata, read_tensors
+from purinet_jax.network.inference import finest_maps, saliency_maps
+from purinet_jax.network.model import Maps, PurNet, build_model
+from purinet_jax.prediction.refine import refine_map, released_map, resize_map
+from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
+from purinet_jax.weights.convert import load_file, stored_size
+from purinet_jax.weights.shipped import SHIPPED, load_shipped
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "purnet_lite.safetensors"
-"""The weights that come with the package."""
-
 # `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
 _MOST_AT_ONCE = 8
 
-_Answer = TypeVar("_Answer")
-_Argument = TypeVar("_Argument")
 _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
-
-
-@jax.jit(static_argnums=0)
-def saliency_maps(model: PurNet, variables: Mapping[str, Any], images: Array) -> Array:
-    """Each image's finest map: uint8 RGB [batch, height, width, 3] → float32 [batch, height, width].
-
-    Values are in [0, 1]. Since nothing else is returned, XLA computes neither the other levels' maps nor the
-    auxiliary heads.
-    """
-    return jax.nn.sigmoid(_answer(model, variables, images).saliency[0][..., 0])
-
-
-@jax.jit(static_argnums=0)
-def finest_maps(model: PurNet, variables: Mapping[str, Any], images: Array) -> Maps:
-    """The finest level of all that the network predicts, and no other: uint8 RGB [batch, height, width, 3] → `Maps`
-    of one level each, or of none without attention."""
-    return Maps(*(levels[:1] for levels in _answer(model, variables, images)))
-
-
-def _answer(model: PurNet, variables: Mapping[str, Any], images: Array) -> Maps:
-    maps: Any = model.apply(variables, normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std))
-    return maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,30 +130,10 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
     """
-    from purinet_jax.weights.convert import load_file, stored_size
-
-    variables, config = _read_shipped() if path is None else load_file(path)
+    variables, config = load_shipped() if path is None else load_file(path)
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
     return Predictor(build_model(config), jax.device_put(variables), size or stored_size(path or SHIPPED) or 320)
-
-
-def _read_shipped() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and model configuration of the package's own weights, not compared with the network's shapes as
-    `load_file` does: tracing the network for that would take as long as predicting."""
-    config = json.loads(read_metadata(SHIPPED)["model"])
-    tensors = read_tensors(SHIPPED)
-    variables = unflatten_dict({tuple(name.split("/")): tensor.astype(np.float32) for name, tensor in tensors.items()})
-    return variables, config
-
-
-@dataclass(frozen=True)
-class Squashed:
-    """An image on its way: square uint8 [size, size, 3], own shape (height, width, …), and what else belongs to it."""
-
-    square: np.ndarray
-    shape: tuple[int, ...]
-    beside: Any
 
 
 def predict_stream(
@@ -224,103 +175,6 @@ def predict_stream(
     yield from answer_stream(predictor.squashed_maps, count, squash, complete, batch_size=batch_size)
 
 
-def answer_stream(
-    ask: Callable[[Sequence[np.ndarray], int], Iterable[_Answer]],
-    count: int,
-    read: Callable[[int], Squashed],
-    finish: Callable[[int, _Answer, Squashed], _Result],
-    *,
-    batch_size: int,
-) -> Generator[_Result | InputError]:
-    """`predict_stream` before anything is made of the network's answers.
-
-    Args:
-      ask: squares and batch size, as of `Predictor.squashed_maps`, → one answer for each square.
-      count, batch_size: as of `predict_stream`.
-      read: index → the image, squashed to the network's square. Called in threads, ahead of the device.
-      finish: index, answer and image → a result. Called in threads, behind the device.
-
-    Yields, raises: as `predict_stream`.
-    """
-    if batch_size < 1:
-        raise InputError(f"batch_size: must be at least 1, not {batch_size}")
-    batch_size = min(batch_size, max(count, 1))
-
-    def attempt(index: int) -> tuple[int, Squashed | InputError]:
-        try:
-            return index, read(index)
-        except InputError as error:
-            return index, error
-
-    def with_answers(
-        images: Iterable[tuple[int, Squashed | InputError]],
-    ) -> Iterator[tuple[int, Squashed | InputError, _Answer | None]]:
-        batch: list[tuple[int, Squashed | InputError]] = []  # errors keep their places between the images
-        good = 0
-        for image in images:
-            batch.append(image)
-            good += isinstance(image[1], Squashed)
-            if good == batch_size:
-                yield from on_device(batch)
-                batch, good = [], 0
-        yield from on_device(batch)
-
-    def on_device(
-        batch: Sequence[tuple[int, Squashed | InputError]],
-    ) -> Iterator[tuple[int, Squashed | InputError, _Answer | None]]:
-        squares = [image.square for _, image in batch if isinstance(image, Squashed)]
-        answers = iter(ask(squares, batch_size) if squares else ())
-        return ((index, image, next(answers) if isinstance(image, Squashed) else None) for index, image in batch)
-
-    def complete(item: tuple[int, Squashed | InputError, Any]) -> _Result | InputError:
-        index, image, answer = item
-        return image if isinstance(image, InputError) else finish(index, answer, image)
-
-    threads = min(8, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="purinet")
-    try:
-        images = _ahead(pool, attempt, range(count), 2 * batch_size + threads)
-        yield from _ahead(pool, complete, with_answers(images), batch_size)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    function: Callable[[_Argument], _Result],
-    arguments: Iterable[_Argument],
-    ahead: int,
-) -> Iterator[_Result]:
-    """`function` of each argument, in order, up to `ahead` of them under way in the pool or waiting."""
-    waiting: deque[Future[_Result]] = deque()
-    for argument in arguments:
-        waiting.append(pool.submit(function, argument))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def show_progress(results: Iterable[_Result], count: int | None, progress: bool) -> Iterable[_Result]:
-    """`results`, of which there are `count` (None: not known), with a bar on stderr if `progress`."""
-    if not progress:
-        return results
-    from tqdm import tqdm
-
-    return tqdm(results, total=count, desc="predicting", unit="image")
-
-
-def released_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """What the authors' files hold of a map float32 [rows, columns] in [0, 1]: it is truncated to 256 levels, then
-    resized to [height, width, …]; uint8."""
-    return resize_map((saliency * 255).astype(np.uint8), shape)
-
-
-def resize_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """A map [rows, columns], uint8 or float32, resized to [height, width, …] by OpenCV's bilinear filter."""
-    return cv2.resize(saliency, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-
-
 def _pixels(image: ImageLike) -> np.ndarray:
     """An image of any kind that `predict` takes as uint8 [height, width, 3]."""
     if isinstance(image, str | os.PathLike):
@@ -344,10 +198,3 @@ def _filled_up(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
     batch = np.zeros((batch_size, *images[0].shape), np.uint8)
     batch[: len(images)] = images
     return batch
-
-
-def checked_size(size: int) -> int:
-    """`size`. Raises InputError if it is not positive."""
-    if size < 1:
-        raise InputError(f"size: must be at least 1, not {size}")
-    return size

@@ -8,7 +8,7 @@ One thing is done otherwise than in the papers: it is the map's logits that are 
 certain away from an edge certain, where those of the map itself wash it out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -27,6 +27,17 @@ _MARGIN = 1e-3
 _STRIP = 1 << 17
 
 
+def released_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """What the authors' files hold of a map float32 [rows, columns] in [0, 1]: it is truncated to 256 levels, then
+    resized to [height, width, …]; uint8."""
+    return resize_map((saliency * 255).astype(np.uint8), shape)
+
+
+def resize_map(saliency: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A map [rows, columns], uint8 or float32, resized to [height, width, …] by OpenCV's bilinear filter."""
+    return cv2.resize(saliency, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+
+
 def refine_map(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Enlarges a map to its image, edges following the image's. An image that is nowhere larger than the square has
     no edges to add, and its map is resized bilinearly.
@@ -41,7 +52,7 @@ def refine_map(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> n
     """
     height, width = image.shape[:2]
     if height <= saliency.shape[0] and width <= saliency.shape[1]:
-        return cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+        return resize_map(saliency, image.shape)
     refined = np.empty((height, width), np.float32)
     for rows, strip in refined_strips(saliency, square, image):
         refined[rows] = strip

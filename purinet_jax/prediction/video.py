@@ -7,15 +7,18 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.files import Style, make_picture
-from purinet_jax.prediction.predict import Predictor, show_progress
+from purinet_jax.prediction.pictures import Style, make_picture
+from purinet_jax.prediction.stream import show_progress
+
+if TYPE_CHECKING:
+    from purinet_jax.prediction.predict import Predictor
 
 _BT709 = 1
 """FFmpeg's number of the matrix between RGB and YUV that high definition has; any other is taken as BT.601."""
@@ -43,7 +46,7 @@ def check_video(style: Style) -> None:
 
 
 def predict_video(
-    predictor: Predictor,
+    predictor: "Predictor",
     source: Path,
     output: Path,
     style: Style,
@@ -132,7 +135,7 @@ def _upright(frame: Any, first: Any) -> np.ndarray:
 
 
 def _pictures(
-    frames: Iterable[Any], first: Any, predictor: Predictor, style: Style, batch_size: int
+    frames: Iterable[Any], first: Any, predictor: "Predictor", style: Style, batch_size: int
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Each frame with its picture; a batch of frames is in memory."""
 

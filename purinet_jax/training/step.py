@@ -18,10 +18,11 @@ import optax
 from jax import Array, lax
 from jax.interpreters import ad
 
+from purinet_jax.data.superpixel_files import REGIONS
 from purinet_jax.network.model import PurNet, normalise
 from purinet_jax.training.losses import Objective, purnet_losses, total_loss
 from purinet_jax.training.optim import parameter_group
-from purinet_jax.training.superpixels import REGIONS, grid_regions, slic_regions
+from purinet_jax.training.superpixels import grid_regions, slic_regions
 
 AXIS = "devices"
 

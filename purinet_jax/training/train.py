@@ -31,9 +31,9 @@ from purinet_jax.data import (
 )
 from purinet_jax.errors import InputError
 from purinet_jax.locks import only_process
+from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import PurNet, build_model, model_config, without_device_axis
-from purinet_jax.prediction.predict import saliency_maps
 from purinet_jax.training import checkpoints
 from purinet_jax.training.losses import Objective
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
@@ -42,7 +42,6 @@ from purinet_jax.training.step import (
     AXIS,
     TrainState,
     create_state,
-    normalise,
     place_batches,
     place_state,
     pmap_step,
@@ -340,12 +339,6 @@ def _validate(state: TrainState, pairs: Pairs | None, config: ConfigDict, log: "
     return mae
 
 
-@jax.jit(static_argnums=0)
-def _predict_all(model: PurNet, variables: Any, images: Array) -> Any:
-    images = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)
-    return model.apply(variables, images)
-
-
 class _Log:
     """Progress bar, `log.jsonl` and TensorBoard. Metrics are read one step late, when they cost no waiting."""
 
@@ -440,5 +433,5 @@ class _Log:
         few = {key: jnp.asarray(value.addressable_data(0)[0, :4]) for key, value in batch.items()}
         few = jax.device_get(with_superpixels(few, state.objective))
         variables = jax.device_get(state.variables)
-        maps = _predict_all(without_device_axis(state.model), variables, jnp.asarray(few["image"]))
+        maps = all_maps(without_device_axis(state.model), variables, jnp.asarray(few["image"]))
         self.writer.add_image("maps", panel(few, maps), step, dataformats="HWC")

@@ -132,7 +132,7 @@ def stored_size(path: str | os.PathLike[str]) -> int | None:
     """
     if os.path.isdir(path):
         # Here, because Orbax takes a second to import and files do without it.
-        from purinet_jax.training.checkpoints import training_size
+        from purinet_jax.weights.runs import training_size
 
         return training_size(path)
     text = read_metadata(path).get("size", "")
@@ -301,7 +301,7 @@ def _read_any(source: Path) -> _Source:
     """Reads a file and tells by its tensors' names what it is; a folder is a training run's."""
     if source.is_dir():
         # Here, because Orbax takes a second to import and files do without it.
-        from purinet_jax.training.checkpoints import load_checkpoint
+        from purinet_jax.weights.runs import load_checkpoint
 
         return _Source(*load_checkpoint(source), {}, [], "a training run's best checkpoint")
     if {"format", "model"} <= read_metadata(source).keys():
