@@ -1,1 +1,1 @@
-"""Configurations of training runs: files with a `get_config()`, known by their names (`purinet train --config NAME`)."""
+"""Configurations of training runs: files with a `get_config()`, known by name (`purinet train --config NAME`)."""

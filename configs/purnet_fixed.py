@@ -17,7 +17,6 @@ transposed convolutions are kept.
 """
 
 from ml_collections import ConfigDict
-
 from purinet_jax.configs import base
 
 

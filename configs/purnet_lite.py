@@ -8,7 +8,6 @@ phases on larger images that follow, and the scores (.047 on 300 pairs of DUTS-T
 """
 
 from ml_collections import ConfigDict
-
 from purinet_jax.configs import base
 
 

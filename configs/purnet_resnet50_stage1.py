@@ -7,7 +7,6 @@ takes seconds and the stage days; `tiny` is for trying things there.
 """
 
 from ml_collections import ConfigDict
-
 from purinet_jax.configs import base
 
 

@@ -7,7 +7,6 @@ comparable with stage 1's: no structural term, but those of the promotion and re
 """
 
 from ml_collections import ConfigDict
-
 from purinet_jax.configs import base
 
 

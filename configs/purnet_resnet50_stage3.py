@@ -7,7 +7,6 @@ protocol). A perfect map's structural loss is .141 per level in the released for
 """
 
 from ml_collections import ConfigDict
-
 from purinet_jax.configs import base
 
 

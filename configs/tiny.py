@@ -7,7 +7,6 @@ of it compiling, to a validation MAE below .06. On photographs, start from `--in
 """
 
 from ml_collections import ConfigDict
-
 from purinet_jax.configs import base
 
 

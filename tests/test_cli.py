@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purinet_jax.commands.main import build_parser, load_config, main
+from purinet_jax.commands.main import build_parser, main
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.network.model import build_model, model_config
+from purinet_jax.training.configurations import load_config
 from purinet_jax.weights.convert import save_variables
 
 CONFIGS = Path(__file__).parent.parent / "configs"

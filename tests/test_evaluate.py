@@ -21,7 +21,8 @@ from PIL import Image
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_map, to_png
 from purinet_jax.errors import InputError
-from purinet_jax.evaluation.evaluate import Evaluation, Network, evaluate, examples, open_data, open_maps, open_masks
+from purinet_jax.evaluation.evaluate import Evaluation, evaluate, examples
+from purinet_jax.evaluation.methods import Network, open_data, open_maps, open_masks
 from purinet_jax.evaluation.metrics import NUMBERS, Totals, measure
 from purinet_jax.evaluation.paper import PUBLISHED, is_same_set, known_test_set, published_numbers
 

@@ -22,7 +22,8 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.model import Maps
 from purinet_jax.prediction import files
 from purinet_jax.prediction.cutouts import binary_mask, cutout, overlay
-from purinet_jax.prediction.files import STANDARD, Job, Style, plan, predict_files, read_background
+from purinet_jax.prediction.files import STANDARD, Job, plan, predict_files
+from purinet_jax.prediction.pictures import Style, read_background
 from purinet_jax.prediction.refine import refine_map
 
 SIZE = 8
@@ -407,7 +408,7 @@ PROGRAM = """
 import json, resource, sys
 sys.path.insert(0, sys.argv[1])
 from test_files import Brightness
-from purinet_jax.prediction.files import Style, plan, predict_files
+from purinet_jax.prediction import Style, plan, predict_files
 import purinet_jax.prediction.predict
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 jobs = plan([sys.argv[2]], sys.argv[3])

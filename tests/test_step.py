@@ -194,7 +194,7 @@ def test_the_pmapped_step_lowers_for_cuda_and_tpu() -> None:
 
 
 def test_prediction_lowers_for_cuda_and_tpu() -> None:
-    from purinet_jax.prediction.predict import saliency_maps
+    from purinet_jax.network.inference import saliency_maps
 
     state, batch = abstract_step()
     predict = jax.jit(lambda variables, images: saliency_maps(state.model, variables, images))

@@ -16,13 +16,14 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import TinyExtractor
 
-from purinet_jax.commands.main import load_config
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.network import model
 from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.training import checkpoints, train
+from purinet_jax.training import train
+from purinet_jax.training.configurations import load_config
 from purinet_jax.weights.convert import load_file
+from purinet_jax.weights.runs import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_config(**settings: Any) -> ConfigDict:
-    config = load_config(str(ROOT / "configs" / "tiny.py"), [])
+    config = load_config("tiny")
     config.model.backbone = "tiny"
     config.model.channels = 8
     config.steps = 6
@@ -59,7 +60,7 @@ def steps_logged(run: Path) -> list[int]:
 
 def assert_same_variables(run: Path, expected: Path) -> None:
     step = max(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
-    trees = [checkpoints.load_checkpoint(folder / "checkpoints" / str(step))[0] for folder in (run, expected)]
+    trees = [load_checkpoint(folder / "checkpoints" / str(step))[0] for folder in (run, expected)]
     for value, reference in zip(*map(jax.tree.leaves, trees), strict=True):
         np.testing.assert_array_equal(value, reference)
 
@@ -94,8 +95,8 @@ def test_loading_a_run_takes_its_best_checkpoint(straight: Path) -> None:
     lines = [json.loads(line) for line in (straight / "log.jsonl").read_text().splitlines()]
     maes = {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
     best = min(maes, key=maes.__getitem__)
-    variables, config = checkpoints.load_checkpoint(straight)
-    expected, _ = checkpoints.load_checkpoint(straight / "checkpoints" / str(best))
+    variables, config = load_checkpoint(straight)
+    expected, _ = load_checkpoint(straight / "checkpoints" / str(best))
     assert config["backbone"] == "tiny"
     for value, reference in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(value, reference)
@@ -179,7 +180,7 @@ def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Pat
     with pytest.raises(train.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
         train.train(tiny_config(**settings, **{"loop.checkpoint_every": 1}), data, tmp_path / "run", progress=False)
     assert "\n" not in str(raised.value)
-    variables, _ = checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "1")
+    variables, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "1")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables["batch_stats"]))
     step = int(str(raised.value).split()[1].rstrip(":"))
     assert not (tmp_path / "run" / "checkpoints" / str(step)).exists()

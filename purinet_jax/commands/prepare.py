@@ -8,7 +8,7 @@ SUMMARY = "Build a data set for TFDS, superpixels included."
 EXAMPLES = """examples:
   purinet prepare duts --data downloads/ --output datasets
   purinet prepare duts --data DUTS-TR.zip --superpixels none --json
-  purinet train --config configs/purnet_resnet50_stage1.py --data datasets/duts:train -o runs/stage1
+  purinet train --config purnet_resnet50_stage1 --data datasets/duts:train -o runs/stage1
 
 NAME is duts, ecssd, dut_omron, pascal_s, hku_is, xpie or sod. DIR is a folder of images beside a folder of masks, or
 holds the authors' zips or what was unpacked from them, perhaps among others. The same command again goes on where it

@@ -11,7 +11,7 @@ from typing import Any
 from orbax.checkpoint import v1 as ocp
 
 from purinet_jax.training.step import TrainState
-from purinet_jax.weights.runs import FOLDER, abstract, whole_steps
+from purinet_jax.weights.runs import FOLDER, on_first_device, whole_steps
 
 
 def open_checkpoints(run: Path, keep: int) -> ocp.training.Checkpointer:
@@ -78,5 +78,5 @@ def restore_checkpoint(checkpointer: ocp.training.Checkpointer, state: TrainStat
     """The latest checkpoint in the place of `state`, which must be of the same network and optimiser."""
     assert checkpointer.latest is not None
     step = checkpointer.latest.step
-    loaded = checkpointer.load_checkpointables(step, {"state": abstract(_arrays(state))})["state"]
+    loaded = checkpointer.load_checkpointables(step, {"state": on_first_device(_arrays(state))})["state"]
     return state.replace(**loaded)  # type: ignore[attr-defined]

@@ -2,19 +2,21 @@
 `purinet_jax.configs`, in a checkout the top-level `configs/`.
 """
 
+import importlib.resources
 import importlib.util
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from purinet_jax import configs
 from purinet_jax.errors import InputError
+
+FOLDER = Path(str(importlib.resources.files("purinet_jax.configs")))
+"""Where the package's own are."""
 
 
 def known_configurations() -> list[str]:
     """The names of the configurations that come with the package, sorted."""
-    return sorted(module.name for module in pkgutil.iter_modules(configs.__path__) if module.name != "base")
+    return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Any:
@@ -25,16 +27,15 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Any:
       overrides: like `--config.KEY=VALUE`.
 
     Raises:
-      InputError: there is no such configuration, its file cannot be run, a key is unknown or a value is of another type.
+      InputError: there is no such file, it cannot be run, a key is unknown or a value is of another type.
     """
     from absl import flags
     from ml_collections import config_flags
 
-    path = Path(configs.__path__[0], f"{name}.py") if name in known_configurations() else Path(name)
+    path = FOLDER / f"{name}.py" if name in known_configurations() else Path(name)
     if not path.is_file():
-        raise InputError(
-            f"{name}: no such configuration; known are {', '.join(known_configurations())}, and any file with get_config()"
-        )
+        known = ", ".join(known_configurations())
+        raise InputError(f"{name}: no such configuration file; known by name are {known}")
     specification = importlib.util.spec_from_file_location(path.stem, path)
     if specification is None or specification.loader is None:
         raise InputError(f"{name}: not a Python file")

@@ -73,7 +73,7 @@ def train(
     """Trains a network, or goes on with the run in `output`.
 
     Args:
-      config: as the files in `configs/` give it.
+      config: as `load_config` gives it.
       data: training pairs, a folder, zip or prepared set (`open_pairs`).
       output: the run's folder.
       validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps; in

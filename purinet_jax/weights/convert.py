@@ -27,7 +27,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purinet_jax.errors import InputError
 from purinet_jax.network.model import EXTRACTORS, build_model
-from purinet_jax.weights.tensor_files import WRITABLE_SUFFIXES, read_metadata, read_tensors, readable, write_tensors
+from purinet_jax.weights.archives import readable
+from purinet_jax.weights.tensor_files import WRITABLE_SUFFIXES, read_metadata, read_tensors, write_tensors
 
 FORMAT = "purinet_jax 1"
 

@@ -24,7 +24,7 @@ def whole_steps(folder: Path) -> list[int]:
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit() and (child / "state").is_dir())
 
 
-def abstract(tree: Any) -> Any:
+def on_first_device(tree: Any) -> Any:
     """Shapes and types of `tree`, to be restored onto the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
@@ -56,7 +56,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         tree = ocp.metadata(chosen, "state").metadata
         wanted = ("average",) if "average" in tree else ("params", "batch_stats")
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
-        abstract |= {name: abstract(tree[name]) for name in wanted}
+        abstract |= {name: on_first_device(tree[name]) for name in wanted}
         loaded = ocp.load_checkpointables(chosen, {"state": abstract, "run": None})
     except Exception as error:  # Orbax raises many kinds for a damaged folder
         reason = str(error).strip().splitlines()
