@@ -155,46 +155,20 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         shutil.rmtree(self._computed, ignore_errors=True)
 
 
-class Duts(SalientSetBuilder):
-    """DUTS, splits train and test."""
-
-    SALIENT_SET = sets.DUTS
-
-
-class Ecssd(SalientSetBuilder):
-    """ECSSD, split test."""
-
-    SALIENT_SET = sets.ECSSD
-
-
-class DutOmron(SalientSetBuilder):
-    """DUT-OMRON, split test."""
-
-    SALIENT_SET = sets.DUT_OMRON
-
-
-class PascalS(SalientSetBuilder):
-    """PASCAL-S, split test."""
-
-    SALIENT_SET = sets.PASCAL_S
-
-
-class HkuIs(SalientSetBuilder):
-    """HKU-IS, split test."""
-
-    SALIENT_SET = sets.HKU_IS
-
-
-class Xpie(SalientSetBuilder):
-    """XPIE, split test."""
-
-    SALIENT_SET = sets.XPIE
-
-
-class Sod(SalientSetBuilder):
-    """SOD, split test."""
-
-    SALIENT_SET = sets.SOD
+# A class for each set: TFDS knows builders by their classes' names, of which it makes duts, dut_omron and so on.
+BUILDERS = {
+    key: type(
+        key.title().replace("_", ""),
+        (SalientSetBuilder,),
+        {
+            "SALIENT_SET": known,
+            "__module__": __name__,
+            "__doc__": f"{known.name}, split{'s' * (len(known.counts) > 1)} {' and '.join(known.counts)}.",
+        },
+    )
+    for key, known in sets.SETS.items()
+}
+"""The builders of all sets, by key."""
 
 
 def record(pairs: Pairs, index: int) -> Record:

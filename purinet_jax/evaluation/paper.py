@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from purinet_jax.data.sets import DUT_OMRON, DUTS, ECSSD, HKU_IS, PASCAL_S, SETS, XPIE, SalientSet
+from purinet_jax.data.sets import SETS, SalientSet
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class PublishedNumbers:
 
 # Li, Su, Xia, Ma, Tian, IEEE TIP 2021, by data set: ResNet-50, and VGG-16 below it.
 PUBLISHED: Mapping[str, tuple[PublishedNumbers, ...]] = {
-    known.key: (PublishedNumbers("ResNet-50", *resnet), PublishedNumbers("VGG-16", *vgg))
-    for known, resnet, vgg in (
-        (ECSSD, (0.035, 0.907, 0.928), (0.040, 0.892, 0.920)),
-        (DUT_OMRON, (0.051, 0.747, 0.776), (0.054, 0.730, 0.768)),
-        (PASCAL_S, (0.070, 0.805, 0.847), (0.076, 0.798, 0.841)),
-        (HKU_IS, (0.031, 0.889, 0.904), (0.036, 0.870, 0.894)),
-        (DUTS, (0.039, 0.817, 0.829), (0.043, 0.797, 0.816)),
-        (XPIE, (0.041, 0.843, 0.876), (0.044, 0.830, 0.868)),
+    key: (PublishedNumbers("ResNet-50", *resnet), PublishedNumbers("VGG-16", *vgg))
+    for key, resnet, vgg in (
+        ("ecssd", (0.035, 0.907, 0.928), (0.040, 0.892, 0.920)),
+        ("dut_omron", (0.051, 0.747, 0.776), (0.054, 0.730, 0.768)),
+        ("pascal_s", (0.070, 0.805, 0.847), (0.076, 0.798, 0.841)),
+        ("hku_is", (0.031, 0.889, 0.904), (0.036, 0.870, 0.894)),
+        ("duts", (0.039, 0.817, 0.829), (0.043, 0.797, 0.816)),
+        ("xpie", (0.041, 0.843, 0.876), (0.044, 0.830, 0.868)),
     )
 }
 """The paper's table, by the sets' keys (of DUTS the test set)."""
