@@ -36,9 +36,5 @@ def get_config() -> ConfigDict:
     config.data.crop = 0.6
     config.data.jitter = 0.2
     config.data.holdout = 300
-    config.loop.workers = 1
-    config.loop.log_every = 20
-    config.loop.panel_every = 0
-    config.loop.checkpoint_every = 200
-    config.loop.validate_every = 600
+    config.loop.update(workers=1, log_every=20, panel_every=0, checkpoint_every=200, validate_every=600)
     return config

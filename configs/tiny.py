@@ -25,9 +25,5 @@ def get_config() -> ConfigDict:
     config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
     config.optimizer.warmup_steps = 20
     config.data.size = 96
-    config.loop.workers = 1
-    config.loop.log_every = 10
-    config.loop.panel_every = 90
-    config.loop.checkpoint_every = 60
-    config.loop.validate_every = 60
+    config.loop.update(workers=1, log_every=10, panel_every=90, checkpoint_every=60, validate_every=60)
     return config

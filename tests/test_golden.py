@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from released import RELEASED
 
 from purinet_jax.network.model import build_model, without_device_axis
 from purinet_jax.training.losses import Objective
@@ -68,13 +69,7 @@ def batch() -> Callable[[int], dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def variables(state_dict: dict[str, np.ndarray]) -> dict[str, Any]:
     loaded, config = from_authors(state_dict)
-    assert config == {
-        "backbone": "resnet50",
-        "channels": 128,
-        "attention": True,
-        "scaled_promotion": False,
-        "light": False,
-    }
+    assert config == RELEASED
     return loaded
 
 

@@ -73,26 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
+    from purinet_jax.evaluation import tables
     from purinet_jax.evaluation.evaluate import PROTOCOLS, evaluate
     from purinet_jax.evaluation.methods import Maps, Network, open_data, open_maps, open_masks
-    from purinet_jax.evaluation.tables import (
-        notes,
-        per_image_csv,
-        table_rows,
-        to_csv,
-        to_json,
-        to_latex,
-        to_markdown,
-        to_text,
-    )
 
     # What is asked for must have a place before minutes are spent on it.
     if arguments.per_image is not None and not arguments.per_image.absolute().parent.is_dir():
         raise InputError(f"{arguments.per_image}: its folder does not exist")
-    if arguments.plots is not None:
-        from purinet_jax.evaluation.plots import open_plots, write_plots
-
-        open_plots(arguments.plots)
     if arguments.masks is not None:
         name, path = named(arguments.masks)
         truths = [open_masks(path, name)]
@@ -103,6 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     # Maps from files are measured without JAX.
     uses_jax = networks or arguments.require is not None
     say_devices(describe_devices(arguments.require) if uses_jax else describe_cpu(), arguments.quiet)
+    if arguments.plots is not None:
+        from purinet_jax.evaluation.plots import open_plots, write_plots
+
+        open_plots(arguments.plots)
     if networks:
         from purinet_jax.prediction.predict import load
         from purinet_jax.weights.shipped import SHIPPED
@@ -123,16 +114,16 @@ def run(arguments: argparse.Namespace) -> int:
         per_image=arguments.per_image is not None,
         progress=not arguments.quiet,
     )
-    rows, remarks = table_rows(evaluations), notes(evaluations)
-    forms = {"json": to_json, "csv": to_csv, "markdown": to_markdown, "latex": to_latex}
-    form = next((forms[name] for name in forms if getattr(arguments, name)), to_text)
+    rows, remarks = tables.table_rows(evaluations), tables.notes(evaluations)
+    forms = {"json": tables.to_json, "csv": tables.to_csv, "markdown": tables.to_markdown, "latex": tables.to_latex}
+    form = next((forms[name] for name in forms if getattr(arguments, name)), tables.to_text)
     print(form(rows), end="")
     for remark in remarks:
-        print(remark, file=sys.stdout if form is to_text else sys.stderr)
+        print(remark, file=sys.stdout if form is tables.to_text else sys.stderr)
     if arguments.per_image is not None:
         from purinet_jax.data.images import write_atomically
 
-        text = per_image_csv(evaluations).encode("utf-8", "surrogateescape")
+        text = tables.per_image_csv(evaluations).encode("utf-8", "surrogateescape")
         write_atomically(arguments.per_image, text)
     if arguments.plots is not None:
         write_plots(arguments.plots, evaluations, methods, truths, batch_size=arguments.batch)
