@@ -1,23 +1,37 @@
-"""`purinet benchmark`: a small one, in its own processes."""
+"""`purinet benchmark`: a small one."""
 
+import os
 from pathlib import Path
 
 import pytest
+from tiny import TinyExtractor
 
+from purinet_jax.benchmarks import network
 from purinet_jax.benchmarks.data import benchmark_data
+from purinet_jax.benchmarks.machine import in_process
 from purinet_jax.benchmarks.metrics import benchmark_metrics
-from purinet_jax.benchmarks.network import benchmark_network
 from purinet_jax.benchmarks.predict import benchmark_predict
 from purinet_jax.data import write_synthetic
+from purinet_jax.network.model import EXTRACTORS
 
 
-def test_benchmark_measures_time_memory_and_machine() -> None:
-    result = benchmark_network(backbone="vgg16", channels=4, size=32, batch_size=1, dtype="float32", repeats=2)
+def test_a_measurement_has_a_process_of_its_own() -> None:
+    assert in_process(os.getppid) == os.getpid()
+    assert in_process(divmod, 17, 5) == (3, 2)
+
+
+def test_benchmark_measures_time_memory_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In this process, which knows of a network that compiles in seconds and keeps its settings of the allocator.
+    monkeypatch.setitem(EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setattr(network, "in_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(network, "keep_freed_memory", lambda: None)
+    settings = {"backbone": "tiny", "channels": 4, "size": 32, "batch_size": 1, "dtype": "float32", "repeats": 2}
+    result = network.benchmark_network(**settings)
     for name in ("level1_inference", "all_maps_inference", "train_step"):
         assert 0 < result[name]["minimum_ms"] <= result[name]["median_ms"]
         assert result[name]["peak_memory_mib"] > 50
     assert result["train_step"]["median_ms"] > result["level1_inference"]["median_ms"]
-    assert result["settings"]["backbone"] == "vgg16"
+    assert result["settings"] == settings
     assert result["machine"]["cores"] >= 1
     assert (result["yardstick"] is None) == ("yardsticks" not in result["train_step"])
 

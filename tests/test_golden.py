@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from products import convolution_by_products
 from released import RELEASED
 
 from purinet_jax.network.model import build_model, without_device_axis
@@ -179,8 +180,31 @@ def norms_by_name(gradient: Any) -> dict[str, float]:
     return named
 
 
+def test_products_are_the_convolutions() -> None:
+    """What `test_gradients` computes with in float64, for each form that the layers use."""
+    rng = np.random.default_rng(0)
+    images, rows = ("NHWC", "HWIO", "NHWC"), jax.lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
+    for lhs, rhs, *settings in (
+        ((2, 9, 11, 3), (3, 3, 3, 5), (1, 1), ((1, 1), (1, 1)), None, None, images),
+        ((2, 9, 11, 3), (3, 3, 3, 5), (2, 2), ((2, 2), (2, 2)), None, (2, 2), images),
+        ((2, 9, 11, 3), (4, 3, 3, 5), (1, 1), ((3, 2), (1, -1)), (2, 3), (1, 1), images),
+        ((6, 7, 4), (6, 5, 3), (1,), "VALID", None, None, rows),
+        ((6, 9, 4), (6, 5, 3), (2,), "VALID", None, None, rows),
+    ):
+        x, kernel = (rng.standard_normal(shape) for shape in (lhs, rhs))
+        with jax.enable_x64(True):
+            expected = jax.lax.conv_general_dilated(x, kernel, *settings)
+            np.testing.assert_allclose(convolution_by_products(x, kernel, *settings), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
-def test_gradients(stage: int, variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
+def test_gradients(
+    stage: int,
+    variables: dict[str, Any],
+    batch: Callable[[int], dict[str, np.ndarray]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Norms of every tensor's first gradient, relative 2e-3, the step computed in float64.
 
     In float64, because where a PReLU's input is within float32's rounding of zero the derivative jumps, so that any
@@ -198,6 +222,7 @@ def test_gradients(stage: int, variables: dict[str, Any], batch: Callable[[int],
         pytest.skip(f"{GOLDEN}/steps_stage{stage}.npz holds no gradient norms")
     assert min(values.values()) >= 0, "a tensor has no gradient in the reference"
 
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", convolution_by_products)
     with jax.enable_x64(True):
         state = initial_state(stage, variables, jnp.float64)
         state = state.replace(model=without_device_axis(state.model))

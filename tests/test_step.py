@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tiny import tiny_batch, tiny_model, tiny_state
+from tiny import shared_pmap_step, tiny_batch, tiny_state, tiny_variables
 
 from purinet_jax.network.model import build_model
 from purinet_jax.training.losses import Objective
@@ -32,7 +32,7 @@ STEPS = 3
 def train_pmapped(devices: int, accumulate: int = 1, **options: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
     chosen = jax.devices()[:devices]
     state = place_state(tiny_state(AXIS, accumulate, **options), chosen)
-    step = pmap_step(chosen)
+    step = shared_pmap_step(chosen)
     for number in range(STEPS):
         batch = {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in tiny_batch(number).items()}
         state, metrics = step(state, batch)
@@ -79,18 +79,17 @@ def test_the_state_has_no_device_axis_and_is_donated() -> None:
     state = place_state(tiny_state(AXIS))
     shapes = jax.tree.map(jnp.shape, state.variables)
     batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
-    after, metrics = pmap_step()(state, batch)
+    after, metrics = shared_pmap_step()(state, batch)
     assert jax.tree.map(jnp.shape, after.variables) == shapes
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert metrics["main"].shape == (4, 2)
 
 
 def test_creating_a_state_leaves_its_variables_alone() -> None:
-    variables = tiny_model().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    optimizer = make_optimizer(OptimizerConfig(), 10)
-    state = place_state(create_state(tiny_model(AXIS), variables, optimizer, Objective("none")))
+    variables, like = tiny_variables(), tiny_state(AXIS)
+    state = place_state(create_state(like.model, variables, like.optimizer, like.objective))
     batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
-    pmap_step()(state, batch)
+    shared_pmap_step()(state, batch)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
@@ -249,7 +248,7 @@ def test_batches_are_placed_ahead_and_in_order() -> None:
 
 
 def test_a_placed_batch_trains_as_the_batch_itself(one_device: TrainState) -> None:
-    state, step = place_state(tiny_state(AXIS)), pmap_step()
+    state, step = place_state(tiny_state(AXIS)), shared_pmap_step()
     batches = ({"index": np.arange(8, dtype=np.int32), **tiny_batch(number)} for number in range(STEPS))
     for _, batch in place_batches(batches):
         state, _ = step(state, batch)

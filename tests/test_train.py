@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny import TinyExtractor
+from tiny import TinyExtractor, shared_optimizer, shared_pmap_step
 
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
@@ -28,9 +28,16 @@ from purinet_jax.weights.runs import load_checkpoint
 ROOT = Path(__file__).parent.parent
 
 
+def made_small(patch: pytest.MonkeyPatch) -> None:
+    """Adds the tiny extractor, and lets runs with the same settings share what is compiled for them."""
+    patch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+    patch.setattr(train, "make_optimizer", shared_optimizer)
+    patch.setattr(train, "pmap_step", shared_pmap_step)
+
+
 @pytest.fixture(autouse=True)
-def tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted, with validation."""
     output = tmp_path_factory.mktemp("runs") / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+        made_small(patch)
         state = train.train(tiny_config(), data, output, validation=data, progress=False)
     assert int(state.step) == 6
     return output
@@ -117,8 +124,7 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     state = train.train(tiny_config(), data, output, progress=False)
     assert int(state.step) == 3 or int(state.step) == 4
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    monkeypatch.undo()
-    monkeypatch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setattr(train._Log, "metrics", metrics)
     train.train(tiny_config(**{"loop.log_every": 1, "loop.workers": 1}), data, output, progress=False)
     assert steps_logged(output) == [1, 2, 3, 4, 5, 6]
     assert_same_variables(output, straight)

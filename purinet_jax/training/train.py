@@ -251,13 +251,14 @@ def _zeros(config: ConfigDict) -> dict[str, Any]:
 
 def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str, Any]:
     """Variables drawn from the seed, with those that `init` holds in their place."""
+    # Read first: a file that cannot be used is said before the network is compiled.
+    weights, weights_config = ({}, {}) if init is None else load_file(init)
     # Without a device axis: nothing is averaged while parameters are drawn.
     model = build_model(config.model)
     image = jnp.zeros((1, 64, 64, 3))
     variables = dict(jax.jit(model.init)(jax.random.key(config.seed), image))
     if init is None:
         return variables
-    weights, weights_config = load_file(init)
     target, source = (traverse_util.flatten_dict(dict(tree)) for tree in (variables, weights))
     for path in sorted(target.keys() & source.keys()):
         if target[path].shape != source[path].shape:
