@@ -20,6 +20,7 @@ def test_a_measurement_has_a_process_of_its_own() -> None:
     assert in_process(divmod, 17, 5) == (3, 2)
 
 
+@pytest.mark.slow
 def test_benchmark_measures_time_memory_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     # In this process, which knows of a network that compiles in seconds and keeps its settings of the allocator.
     monkeypatch.setitem(EXTRACTORS, "tiny", TinyExtractor)
@@ -36,6 +37,7 @@ def test_benchmark_measures_time_memory_and_machine(monkeypatch: pytest.MonkeyPa
     assert (result["yardstick"] is None) == ("yardsticks" not in result["train_step"])
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_measured_beside_bare_decoding(tmp_path: Path) -> None:
     result = benchmark_data(write_synthetic(tmp_path, 8, (24, 40)), size=32, images=16, repeats=1)
     for workers in ("1", "2"):
@@ -53,6 +55,7 @@ def test_metrics_are_measured_beside_pysodmetrics() -> None:
     assert result["to_pysodmetrics"] == pytest.approx(ours["median_ms"] / theirs["median_ms"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_predicting_is_measured_from_the_command_line_on() -> None:
     result = benchmark_predict(size=64, images=3, large_side=500, repeats=1)
     assert 0 < result["network"]["minimum_ms"] <= result["network"]["median_ms"]

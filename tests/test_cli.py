@@ -97,6 +97,7 @@ def test_training_refuses_what_it_cannot_use(tmp_path: Path, data: Path, capsys:
     assert exit_.value.code == 2
 
 
+@pytest.mark.slow
 def test_predict_evaluate_and_convert(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_predict_evaluate_and_convert(
     assert main(["predict", str(images[2]), "-o", str(output), "--checkpoint", str(copy), "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_evaluate_measures_networks_and_maps_and_prints_what_is_asked_for(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +190,7 @@ def test_evaluate_names_what_it_cannot_use_before_it_begins(
     assert printed.splitlines()[-1].startswith("DUTS-TR, maps: without 1 unpaired file: ")
 
 
+@pytest.mark.slow
 def test_predict_needs_nothing_but_an_image(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +207,7 @@ def test_predict_needs_nothing_but_an_image(
     assert capsys.readouterr() == ("", "all there already, nothing to do\n")
 
 
+@pytest.mark.slow
 def test_predicted_pictures_and_what_is_said_of_them(
     tmp_path: Path,
     weights: Path,

@@ -83,6 +83,7 @@ def assert_same(got: Any, wanted: Any) -> None:
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_the_authors_file_and_back(tmp_path: Path) -> None:
     """All 1,200 tensors, the golden outputs' weights: our file and back, the bytes are the same."""
     state = reference_weights().state_dict()
@@ -137,6 +138,7 @@ def test_the_stage_is_in_the_names() -> None:
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "vgg16"])
 @pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.slow
 def test_every_network_goes_out_and_in(backbone: str, attention: bool) -> None:
     variables, config = small_variables(backbone=backbone, attention=attention)
     tensors = to_authors(variables)

@@ -335,6 +335,7 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, how: signal.Signals) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc")

@@ -371,6 +371,7 @@ def odd_images() -> Iterator[tuple[str, bytes]]:
                 yield f"{name.replace(';', '')}_{'-'.join(options)}_{kind}", buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -417,6 +418,7 @@ print(json.dumps({"errors": errors, "grown": resource.getrusage(resource.RUSAGE_
 """
 
 
+@pytest.mark.slow
 def test_large_images_are_taken_one_at_a_time(tmp_path: Path) -> None:
     for index in range(3):
         write(tmp_path / "in" / f"{index}.jpg", np.full((4100, 4100, 3), 60 * index, np.uint8))

@@ -29,6 +29,8 @@ GOLDEN = Path(os.environ.get("PURNET_GOLDEN", Path(__file__).parent / "fixtures"
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
 SEED = int(os.environ.get("PURNET_GOLDEN_SEED", "0"))
 LEVELS = range(1, 6)
+# As for users; the other tests do without LLVM's passes.
+OPTIMISED = {"xla_backend_optimization_level": 3}
 TERMS = ("main", "promotion", "rectification_saliency", "rectification_error", "structural")
 
 
@@ -105,6 +107,7 @@ def assert_features(values: dict[str, np.ndarray], name: str, actual: Any) -> in
     return len(stored)
 
 
+@pytest.mark.slow
 def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
     values = golden("inference")
     model = build_model({"backbone": "resnet50"})
@@ -118,6 +121,7 @@ def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, n
     assert compared == len(values)
 
 
+@pytest.mark.slow
 def test_train_mode(
     variables: dict[str, Any],
     state_dict: dict[str, np.ndarray],
@@ -229,7 +233,7 @@ def test_gradients(
         inputs = {key: jnp.asarray(value) for key, value in batch(SEED + 1).items()}
         inputs["image"] = inputs["image"].astype(jnp.float64)
         compute = jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch)[0])
-        norms = norms_by_name(compute(state, inputs))
+        norms = norms_by_name(compute.lower(state, inputs).compile(compiler_options=OPTIMISED)(state, inputs))
     assert norms.keys() == values.keys()
     for name, expected in values.items():
         if expected < 1e-9:
@@ -238,13 +242,14 @@ def test_gradients(
             assert norms[name] == pytest.approx(expected, rel=2e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_three_steps(stage: int, variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
     values = golden(f"steps_stage{stage}")
     state = place_state(initial_state(stage, variables), jax.devices()[:1])
     compared = set()
     batches = [{key: value[None] for key, value in batch(SEED + 1 + number).items()} for number in range(3)]
-    step = pmap_step(jax.devices()[:1]).lower(state, batches[0]).compile()
+    step = pmap_step(jax.devices()[:1]).lower(state, batches[0]).compile(compiler_options=OPTIMISED)
     # For weight gradients of padded transposed convolutions XLA on CPUs reverses the kernel: 27 times as long
     # (test_step.py shows that this is where it would be seen).
     assert "convolution" in step.as_text()

@@ -311,6 +311,7 @@ OBJECTIVES = [
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.slow
 def test_purnet_losses_are_the_terms_of_each_level(attention: bool, objective: Objective) -> None:
     maps, batch = maps_of(0, attention=attention), batch_of()
     y = batch["mask"]

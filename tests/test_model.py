@@ -108,6 +108,7 @@ def test_the_released_network_has_the_released_number_of_parameters() -> None:
 @pytest.mark.parametrize("size", [(33, 47), (50, 70)])
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.slow
 def test_maps_have_the_images_size_on_every_extractor(
     name: str, attention: bool, size: tuple[int, int], abstract: dict[tuple[str, bool], Any]
 ) -> None:

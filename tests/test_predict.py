@@ -91,6 +91,7 @@ def read(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
+@pytest.mark.slow
 def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
     variables, config = from_authors(authors_tensors())
     predictor = Predictor(build_model(config), jax.device_put(variables))
@@ -107,6 +108,7 @@ def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
         assert np.mean(np.abs(found - expected) > 1) <= 0.001
 
 
+@pytest.mark.slow
 def test_only_the_finest_map_is_computed(small: Predictor) -> None:
     images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
     everything = jax.jit(lambda variables, x: small.model.apply(variables, x.astype(jnp.float32)))
@@ -139,6 +141,7 @@ def test_every_kind_of_image(small: Predictor, tmp_path: Path) -> None:
         np.testing.assert_array_equal(small.predict(image), small.predict(grey))
 
 
+@pytest.mark.slow
 def test_the_map_is_the_networks_answer_resized(small: Predictor) -> None:
     squashed = np.asarray(Image.fromarray(RGB).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     images = (squashed[None] / 255 - 0.5) / 0.5  # MobileNetV2's normalisation
@@ -165,6 +168,7 @@ def test_the_packages_own_weights_are_the_default() -> None:
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
 
 
+@pytest.mark.slow
 def test_lists_of_any_length_and_sizes(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.predict([]) == []
     images = [RGB, RGB[:20], RGB[:, :30]]
@@ -219,6 +223,7 @@ def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path:
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(predictor.variables))
 
 
+@pytest.mark.slow
 def test_loads_a_training_run(small: Predictor, tmp_path: Path) -> None:
     import optax
 

@@ -55,6 +55,7 @@ def one_device() -> TrainState:
     return train_pmapped(1)[0]
 
 
+@pytest.mark.slow
 def test_four_devices_equal_one(one_device: TrainState) -> None:
     assert jax.device_count() == 4
     state, _ = train_pmapped(4)
@@ -62,6 +63,7 @@ def test_four_devices_equal_one(one_device: TrainState) -> None:
     assert_close(state.variables, one_device.variables, 1e-5)
 
 
+@pytest.mark.slow
 def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     state = jax.device_put(tiny_state(), NamedSharding(mesh, PartitionSpec()))
@@ -75,6 +77,7 @@ def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
         np.testing.assert_allclose(pmapped_metrics[name], value, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_state_has_no_device_axis_and_is_donated() -> None:
     state = place_state(tiny_state(AXIS))
     shapes = jax.tree.map(jnp.shape, state.variables)
@@ -93,6 +96,7 @@ def test_creating_a_state_leaves_its_variables_alone() -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 def test_two_parts_average_the_gradients_of_both() -> None:
     batch = tiny_batch(0)
     state = tiny_state(accumulate=2)
@@ -108,6 +112,7 @@ def test_two_parts_average_the_gradients_of_both() -> None:
     np.testing.assert_allclose(metrics["main"], (losses1["main"] + losses2["main"]) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_group_follows_its_own_losses() -> None:
     state, batch = tiny_state(), tiny_batch(0)
     model = state.model
@@ -134,6 +139,7 @@ def test_each_group_follows_its_own_losses() -> None:
             np.testing.assert_allclose(value, reference, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_update() -> None:
     options = {"clip_norm": 1e-3, "weight_decay": 0.0}
     state = tiny_state(optimizer=options)
@@ -145,6 +151,7 @@ def test_clipping_bounds_the_update() -> None:
     assert 0.01 * 1e-3 * 0.99 < moved < 0.01 * 1e-3 * 20 * 1.01
 
 
+@pytest.mark.slow
 def test_losses_fall_in_bfloat16_with_float32_state() -> None:
     state = tiny_state(dtype=jnp.bfloat16)
     step = jax.jit(train_step)
@@ -177,6 +184,7 @@ def abstract_step() -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.slow
 def test_the_train_step_lowers_for_cuda_and_tpu() -> None:
     exported = jax.export.export(jax.jit(train_step), platforms=PLATFORMS)(*abstract_step())
     assert exported.platforms == PLATFORMS
@@ -211,6 +219,7 @@ def test_the_slow_path_would_be_seen() -> None:
     assert "rhs_reversal" in text
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_variables_and_is_what_predicts() -> None:
     plain = tiny_state()
     state = create_state(plain.model, plain.variables, plain.optimizer, plain.objective, average_decay=0.5)
@@ -247,6 +256,7 @@ def test_batches_are_placed_ahead_and_in_order() -> None:
         np.testing.assert_array_equal(np.asarray(batch[name]).reshape(value.shape), value)
 
 
+@pytest.mark.slow
 def test_a_placed_batch_trains_as_the_batch_itself(one_device: TrainState) -> None:
     state, step = place_state(tiny_state(AXIS)), shared_pmap_step()
     batches = ({"index": np.arange(8, dtype=np.int32), **tiny_batch(number)} for number in range(STEPS))

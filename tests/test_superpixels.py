@@ -125,6 +125,7 @@ def test_slic_regions_equal_the_definition() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (33, 20), (7, 301)], ids=str)
+@pytest.mark.slow
 def test_slic_regions_of_any_size_stay_below_the_bound(size: tuple[int, int]) -> None:
     images = np.stack([np.full((*size, 3), 7, np.uint8), noise(*size), noise(*size, seed=1)])
     labels = slic_regions(images, 100)
@@ -203,6 +204,7 @@ def step() -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("made", ["slic", "grid"])
+@pytest.mark.slow
 def test_a_step_that_makes_superpixels_equals_one_that_is_given_them(step: Callable[..., Any], made: str) -> None:
     batch = tiny_batch(0)
     objective = Objective(max_regions=16, superpixels=made)  # type: ignore[arg-type]

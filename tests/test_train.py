@@ -83,6 +83,7 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_configuration_log_panels_and_checkpoints(straight: Path) -> None:
     assert json.loads((straight / "config.json").read_text())["model"]["backbone"] == "tiny"
     assert steps_logged(straight) == [1, 2, 3, 4, 5, 6]
@@ -98,6 +99,7 @@ def test_a_run_leaves_its_configuration_log_panels_and_checkpoints(straight: Pat
     assert kept == {3, 4, 6} | {best}
 
 
+@pytest.mark.slow
 def test_loading_a_run_takes_its_best_checkpoint(straight: Path) -> None:
     lines = [json.loads(line) for line in (straight / "log.jsonl").read_text().splitlines()]
     maes = {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
@@ -109,6 +111,7 @@ def test_loading_a_run_takes_its_best_checkpoint(straight: Path) -> None:
         np.testing.assert_array_equal(value, reference)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     straight: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +159,7 @@ def write_config(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(straight: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = command_line(data, output, write_config(tmp_path))
@@ -181,6 +185,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(straight: Path, data: Path,
     assert "going on from step 6" in again.stderr
 
 
+@pytest.mark.slow
 def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Path, tmp_path: Path) -> None:
     settings = {"optimizer.name": "sgd", "optimizer.rate": 1e30, "optimizer.warmup_steps": 0}
     with pytest.raises(train.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
@@ -192,6 +197,7 @@ def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Pat
     assert not (tmp_path / "run" / "checkpoints" / str(step)).exists()
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
     one = tiny_config(**{"model.attention": False, "steps": 2})
     train.train(one, data, tmp_path / "one", progress=False)
@@ -264,6 +270,7 @@ def test_unreadable_pairs_are_all_named_and_left_out_only_when_asked(
     assert int(state.step) == 2
 
 
+@pytest.mark.slow
 def test_another_configuration_or_data_set_does_not_go_on_with_a_run(
     straight: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -283,6 +290,7 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint in this folder"):
         load_file(tmp_path)

@@ -249,14 +249,18 @@ def _zeros(config: ConfigDict) -> dict[str, Any]:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
 
 
+@jax.jit(static_argnums=0)
+def _drawn_variables(model: PurNet, key: Array) -> Any:
+    return model.init(key, jnp.zeros((1, 64, 64, 3)))
+
+
 def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str, Any]:
     """Variables drawn from the seed, with those that `init` holds in their place."""
     # Read first: a file that cannot be used is said before the network is compiled.
     weights, weights_config = ({}, {}) if init is None else load_file(init)
     # Without a device axis: nothing is averaged while parameters are drawn.
     model = build_model(config.model)
-    image = jnp.zeros((1, 64, 64, 3))
-    variables = dict(jax.jit(model.init)(jax.random.key(config.seed), image))
+    variables = dict(_drawn_variables(model, jax.random.key(config.seed)))
     if init is None:
         return variables
     target, source = (traverse_util.flatten_dict(dict(tree)) for tree in (variables, weights))
