@@ -1,6 +1,6 @@
 """PurNet on ResNet-50, all of it with all losses, in the forms that the paper describes: the `fixed` recipe.
 
-    purinet train --config configs/purnet_fixed.py --data DUTS-TR.zip --init runs/stage2 -o runs/fixed
+    purinet train --config purnet_fixed --data DUTS-TR.zip --init runs/stage2 -o runs/fixed
 
 Stage 3 (purnet.md §3 and §4) without three things that the released code does and the paper does not say:
 
@@ -16,13 +16,13 @@ published number belongs to this recipe. It starts from stage 2 (or goes on from
 transposed convolutions are kept.
 """
 
-import purnet_resnet50_stage3
 from ml_collections import ConfigDict
+from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """Stage 3's settings but for the forms of the losses and the rates over time."""
-    config = purnet_resnet50_stage3.get_config()
+    """The base's settings but for the forms of the losses and the rates over time."""
+    config = base.get_config()
     config.losses.released = False
     config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
     return config

@@ -1,19 +1,19 @@
 """PurNet-Lite: MobileNetV2 extractor, 32 channels, light decoder.
 
-    purinet train --config configs/purnet_lite.py --data DUTS-TR.zip --init mobilenet_v2.npz -o runs/lite
+    purinet train --config purnet_lite --data DUTS-TR.zip --init mobilenet_v2.npz -o runs/lite
 
 The purificatory losses in the sound forms with a soft intersection over union, AdamW with a cosine, an average of the
 weights, crops and jitter: on 2 CPU cores about half an hour, validation MAE .045 at 160². docs/training.md has the two
 phases on larger images that follow, and the scores (.047 on 300 pairs of DUTS-TE).
 """
 
-import purnet_resnet50_stage3
 from ml_collections import ConfigDict
+from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
     """Stage 3's network, made light, and a recipe for few epochs."""
-    config = purnet_resnet50_stage3.get_config()
+    config = base.get_config()
     config.model.backbone = "mobilenet_v2"
     config.model.channels = 32
     config.model.scaled_promotion = True
@@ -26,12 +26,7 @@ def get_config() -> ConfigDict:
     config.losses.iou = True
     config.optimizer.name = "adamw"
     config.optimizer.rate = 2e-3
-    config.optimizer.group_rates = {
-        "backbone": 0.15,
-        "purificatory": 1.0,
-        "promotion": 1.0,
-        "rectification": 1.0,
-    }
+    config.optimizer.group_rates.update(backbone=0.15, promotion=1.0, rectification=1.0)
     config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
     config.optimizer.decay = "cosine"
     config.optimizer.warmup_steps = 200
@@ -41,9 +36,5 @@ def get_config() -> ConfigDict:
     config.data.crop = 0.6
     config.data.jitter = 0.2
     config.data.holdout = 300
-    config.loop.workers = 1
-    config.loop.log_every = 20
-    config.loop.panel_every = 0
-    config.loop.checkpoint_every = 200
-    config.loop.validate_every = 600
+    config.loop.update(workers=1, log_every=20, panel_every=0, checkpoint_every=200, validate_every=600)
     return config

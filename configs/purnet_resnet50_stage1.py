@@ -1,71 +1,20 @@
 """PurNet on ResNet-50, stage 1 of the released recipe: no attentions yet, BCE and structural loss.
 
-    purinet train --config configs/purnet_resnet50_stage1.py --data DUTS-TR.zip --init resnet50.safetensors \
-        -o runs/stage1
+    purinet train --config purnet_resnet50_stage1 --data DUTS-TR.zip --init resnet50.safetensors -o runs/stage1
 
 50,000 steps of 4 images at 320². The paper's numbers (DUTS-TE MAE .039) are those of stage 3. On CPUs a step
-takes seconds and the stage days; `configs/tiny.py` is for trying things there.
+takes seconds and the stage days; `tiny` is for trying things there.
 """
 
 from ml_collections import ConfigDict
+from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
     """The released settings (purnet.md §4)."""
-    config = ConfigDict()
-    config.seed = 0
-    config.dtype = "float32"  # what convolutions compute in: "float32" or "bfloat16"
-    config.model = ConfigDict({"backbone": "resnet50", "channels": 128, "attention": False, "scaled_promotion": False})
-    config.model.light = False  # bilinear upsampling, shorter rectification branches
-    config.model.context = False  # one more level, that sees the whole image
-
+    config = base.get_config()
+    config.model.attention = False
     config.steps = 50_000
-    config.batch_size = 4  # over all devices
-    config.accumulate = 1  # parts that a device takes its share in, one after the other
-    config.average_decay = 0.0  # of the exponential average of the weights that is predicted with; 0 for none
-    config.reset_upsampling = False  # make transposed convolutions bilinear again after --init
-
-    config.losses = ConfigDict()
-    config.losses.structural = "region"  # superpixels, or "ssim", or "none"
-    config.losses.released = True  # the released double sigmoid and undetached error weight
-    config.losses.max_regions = 256
-    config.losses.iou = False  # add a soft intersection over union
-    # "stored" superpixels lie beside the data set (computed once by scikit-image's SLIC) or in --superpixels DIR;
-    # "slic" makes them in the train step, "grid" takes rectangles, and neither reads or stores any.
-    config.losses.superpixels = "stored"
-
-    config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or "adamw"
-    config.optimizer.rate = 1e-3
-    config.optimizer.group_rates = {
-        "backbone": 1.0,
-        "purificatory": 10.0,
-        "promotion": 10.0,
-        "rectification": 10.0,
-    }
-    config.optimizer.decaying_groups = ("backbone",)  # the others stay constant
-    config.optimizer.decay = "polynomial"  # by (1 − step/steps)^power, or "cosine"
-    config.optimizer.power = 0.9
-    config.optimizer.warmup_steps = 0
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 5e-4
-    config.optimizer.clip_norm = 0.0  # bound on the gradient's global norm; 0 for none
-
-    config.data = ConfigDict()
-    config.data.size = 320
-    config.data.flip = 0.5
-    config.data.rotate = 10.0  # degrees to either side
-    config.data.crop = 1.0  # the least share of the area that a random crop keeps
-    config.data.jitter = 0.0  # the most that brightness, contrast and saturation change, of 1
-    config.data.sizes = ()  # sides that batches are drawn from; none for data.size always
-
-    config.data.holdout = 0  # training pairs, drawn by the seed, that are validated on and not trained on
-
-    config.loop = ConfigDict()  # may differ when a run is resumed
-    config.loop.workers = 4  # threads that read ahead
-    config.loop.log_every = 20
-    config.loop.panel_every = 500  # 0 for no panels
-    config.loop.checkpoint_every = 500
-    config.loop.validate_every = 2_000
-    config.loop.keep = 3
+    config.batch_size = 4
+    config.optimizer.group_rates.purificatory = 10.0
     return config

@@ -1,18 +1,18 @@
 """A small PurNet for CPUs: MobileNetV2 extractor, 16 channels, all losses at once, 96² images.
 
-    purinet train --config configs/tiny.py --data demo/train/DUTS-TR -o runs/tiny
+    purinet train --config tiny --data demo/train/DUTS-TR -o runs/tiny
 
 For trying things: on the generated pictures of scripts/demo.sh two to three minutes on 2 quiet CPU cores, a third
 of it compiling, to a validation MAE below .06. On photographs, start from `--init` and take more steps.
 """
 
-import purnet_resnet50_stage3
 from ml_collections import ConfigDict
+from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
     """Stage 3's losses in the sound forms, with AdamW, from random weights."""
-    config = purnet_resnet50_stage3.get_config()
+    config = base.get_config()
     config.model.backbone = "mobilenet_v2"
     config.model.channels = 16
     config.model.scaled_promotion = True
@@ -21,18 +21,9 @@ def get_config() -> ConfigDict:
     config.losses.released = False
     config.optimizer.name = "adamw"
     config.optimizer.rate = 2e-3
-    config.optimizer.group_rates = {
-        "backbone": 1.0,
-        "purificatory": 1.0,
-        "promotion": 1.0,
-        "rectification": 1.0,
-    }
+    config.optimizer.group_rates.update(promotion=1.0, rectification=1.0)
     config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")
     config.optimizer.warmup_steps = 20
     config.data.size = 96
-    config.loop.workers = 1
-    config.loop.log_every = 10
-    config.loop.panel_every = 90
-    config.loop.checkpoint_every = 60
-    config.loop.validate_every = 60
+    config.loop.update(workers=1, log_every=10, panel_every=90, checkpoint_every=60, validate_every=60)
     return config

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from purinet_jax.panels import tile
-from purinet_jax.plots import fit
+from purinet_jax.evaluation.plots import fit
+from purinet_jax.training.panels import tile
 
 
 def contact_sheet(

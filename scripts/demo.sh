@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # PurNet end to end on two CPU cores, from nothing but a clone: finds the objects in photographs with the weights of the
-# package; then makes a small data set, trains configs/tiny.py on it, stops the run in the middle and resumes it, and
+# package; then makes a small data set, trains the configuration tiny on it, stops the run in the middle and resumes it, and
 # shows what that network finds in pictures it has not seen.
 # Needs Python 3.11 or newer, and at the first run the network. Everything is left in demo/.
 set -euo pipefail
@@ -42,7 +42,7 @@ print(write_synthetic("demo/validation", 16, seed=1))
 PYTHON
 validation=demo/validation/DUTS-TR
 
-train=(.venv/bin/purinet train --config configs/tiny.py --data demo/train/DUTS-TR --validation "$validation"
+train=(.venv/bin/purinet train --config tiny --data demo/train/DUTS-TR --validation "$validation"
   --output demo/run)
 # Progress bars are for people: without a terminal they would fill a log.
 [ -t 2 ] || train+=(--quiet)

@@ -7,10 +7,9 @@ if [ $# -ne 4 ]; then
   exit 2
 fi
 training=$1 test=$2 init=$3 output=$4
-configs=$(dirname "$0")/../configs
 
 for stage in 1 2 3; do
-  purinet train --config "$configs/purnet_resnet50_stage$stage.py" --data "$training" --init "$init" \
+  purinet train --config "purnet_resnet50_stage$stage" --data "$training" --init "$init" \
     --output "$output/stage$stage"
   init=$output/stage$stage
 done

@@ -5,7 +5,10 @@ import os
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# XLA's own passes run whole; LLVM's would take as long again, for programs that run for milliseconds. The golden tests,
+# whose programs run for minutes, ask for them (`OPTIMISED`).
+FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Many tests train the same small network; what one has compiled the others load, subprocesses too.
 CACHE = tempfile.mkdtemp(prefix="purinet-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE

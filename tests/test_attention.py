@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purinet_jax.attention import promotion_attention, rectification_attention
+from purinet_jax.network.attention import promotion_attention, rectification_attention
 
 SHAPE = (2, 3, 5, 4)
 

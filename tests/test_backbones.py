@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from purinet_jax.backbones import VGG16, MobileNetV2, ResNet50
+from purinet_jax.network.backbones import VGG16, MobileNetV2, ResNet50
 
 EXTRACTORS: dict[str, Callable[..., Any]] = {
     "resnet50": ResNet50,
@@ -56,6 +56,7 @@ def test_strides_are_those_of_the_specification(name: str) -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(320, 320), (101, 75), (64, 96)])
 @pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.slow
 def test_levels_have_the_images_size_over_their_stride_rounded_up(
     name: str, height: int, width: int, variables_of: dict[str, Any]
 ) -> None:
@@ -206,6 +207,7 @@ PYTORCH = {
 
 
 @pytest.mark.parametrize("name", PYTORCH)
+@pytest.mark.slow
 def test_levels_have_the_values_that_pytorch_computes(name: str, variables_of: dict[str, Any]) -> None:
     variables = draw(variables_of[name])
     levels = jax.jit(lambda v, x: EXTRACTORS[name]().apply(v, x, False))(variables, picture())

@@ -1,27 +1,43 @@
-"""`purinet benchmark`: a small one, in its own processes."""
+"""`purinet benchmark`: a small one."""
 
+import os
 from pathlib import Path
 
 import pytest
+from tiny import TinyExtractor
 
+from purinet_jax.benchmarks import network
 from purinet_jax.benchmarks.data import benchmark_data
+from purinet_jax.benchmarks.machine import in_process
 from purinet_jax.benchmarks.metrics import benchmark_metrics
-from purinet_jax.benchmarks.network import benchmark_network
 from purinet_jax.benchmarks.predict import benchmark_predict
 from purinet_jax.data import write_synthetic
+from purinet_jax.network.model import EXTRACTORS
 
 
-def test_benchmark_measures_time_memory_and_machine() -> None:
-    result = benchmark_network(backbone="vgg16", channels=4, size=32, batch_size=1, dtype="float32", repeats=2)
+def test_a_measurement_has_a_process_of_its_own() -> None:
+    assert in_process(os.getppid) == os.getpid()
+    assert in_process(divmod, 17, 5) == (3, 2)
+
+
+@pytest.mark.slow
+def test_benchmark_measures_time_memory_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In this process, which knows of a network that compiles in seconds and keeps its settings of the allocator.
+    monkeypatch.setitem(EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setattr(network, "in_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(network, "keep_freed_memory", lambda: None)
+    settings = {"backbone": "tiny", "channels": 4, "size": 32, "batch_size": 1, "dtype": "float32", "repeats": 2}
+    result = network.benchmark_network(**settings)
     for name in ("level1_inference", "all_maps_inference", "train_step"):
         assert 0 < result[name]["minimum_ms"] <= result[name]["median_ms"]
         assert result[name]["peak_memory_mib"] > 50
     assert result["train_step"]["median_ms"] > result["level1_inference"]["median_ms"]
-    assert result["settings"]["backbone"] == "vgg16"
+    assert result["settings"] == settings
     assert result["machine"]["cores"] >= 1
     assert (result["yardstick"] is None) == ("yardsticks" not in result["train_step"])
 
 
+@pytest.mark.slow
 def test_the_pipeline_is_measured_beside_bare_decoding(tmp_path: Path) -> None:
     result = benchmark_data(write_synthetic(tmp_path, 8, (24, 40)), size=32, images=16, repeats=1)
     for workers in ("1", "2"):
@@ -39,6 +55,7 @@ def test_metrics_are_measured_beside_pysodmetrics() -> None:
     assert result["to_pysodmetrics"] == pytest.approx(ours["median_ms"] / theirs["median_ms"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_predicting_is_measured_from_the_command_line_on() -> None:
     result = benchmark_predict(size=64, images=3, large_side=500, repeats=1)
     assert 0 < result["network"]["minimum_ms"] <= result["network"]["median_ms"]

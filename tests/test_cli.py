@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from purinet_jax.cli import build_parser, load_config, main
-from purinet_jax.convert import save_variables
+from purinet_jax.commands.main import build_parser, main
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.model import build_model, model_config
+from purinet_jax.network.model import build_model, model_config
+from purinet_jax.training.configurations import load_config
+from purinet_jax.weights.convert import save_variables
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -96,6 +97,7 @@ def test_training_refuses_what_it_cannot_use(tmp_path: Path, data: Path, capsys:
     assert exit_.value.code == 2
 
 
+@pytest.mark.slow
 def test_predict_evaluate_and_convert(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +120,7 @@ def test_predict_evaluate_and_convert(
     assert main(["predict", str(images[2]), "-o", str(output), "--checkpoint", str(copy), "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_evaluate_measures_networks_and_maps_and_prints_what_is_asked_for(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +190,7 @@ def test_evaluate_names_what_it_cannot_use_before_it_begins(
     assert printed.splitlines()[-1].startswith("DUTS-TR, maps: without 1 unpaired file: ")
 
 
+@pytest.mark.slow
 def test_predict_needs_nothing_but_an_image(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +207,7 @@ def test_predict_needs_nothing_but_an_image(
     assert capsys.readouterr() == ("", "all there already, nothing to do\n")
 
 
+@pytest.mark.slow
 def test_predicted_pictures_and_what_is_said_of_them(
     tmp_path: Path,
     weights: Path,

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from purinet_jax import cutouts
-from purinet_jax.cutouts import binary_mask, composite, cutout, overlay
+from purinet_jax.prediction import cutouts
+from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -67,7 +67,7 @@ def test_strips_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     ground = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     whole = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), ground)]
     monkeypatch.setattr(cutouts, "_STRIP", 1)
-    monkeypatch.setattr("purinet_jax.refine._STRIP", 1)
+    monkeypatch.setattr("purinet_jax.prediction.refine._STRIP", 1)
     parts = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), ground)]
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)

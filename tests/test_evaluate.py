@@ -21,9 +21,10 @@ from PIL import Image
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_map, to_png
 from purinet_jax.errors import InputError
-from purinet_jax.evaluate import Evaluation, Network, evaluate, examples, open_data, open_maps, open_masks
-from purinet_jax.metrics import NUMBERS, Totals, measure
-from purinet_jax.paper import PUBLISHED, is_same_set, known_test_set, published_numbers
+from purinet_jax.evaluation.evaluate import Evaluation, evaluate, examples
+from purinet_jax.evaluation.methods import Network, open_data, open_maps, open_masks
+from purinet_jax.evaluation.metrics import NUMBERS, Totals, measure
+from purinet_jax.evaluation.paper import PUBLISHED, is_same_set, known_test_set, published_numbers
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden" / "metrics"
 
@@ -313,7 +314,7 @@ def test_the_papers_numbers_are_given_for_whole_published_sets_alone() -> None:
 def test_worker_processes_and_maps_from_files_need_no_jax() -> None:
     program = """
 import sys
-import purinet_jax.evaluate, purinet_jax.tables
+import purinet_jax.evaluation.evaluate, purinet_jax.evaluation.tables
 print([name for name in ("jax", "scipy", "skimage", "matplotlib", "grain", "optax") if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
@@ -334,6 +335,7 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, how: signal.Signals) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc")
@@ -344,7 +346,7 @@ def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, ho
             (tmp_path / folder / f"{index}.png").write_bytes(picture)
     # Where the tests themselves run in a shell's background, it has told them to ignore Ctrl-C.
     program = (
-        "import signal, sys; from purinet_jax.cli import main; "
+        "import signal, sys; from purinet_jax.commands.main import main; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
     )
     command = [sys.executable, "-c", program, "evaluate", "--workers", "2"]

@@ -16,14 +16,15 @@ import pytest
 import test_fuzz
 from PIL import Image, ImageCms
 
-from purinet_jax import files
-from purinet_jax.cutouts import binary_mask, cutout, overlay
 from purinet_jax.data.images import read_picture
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
-from purinet_jax.files import STANDARD, Job, Style, plan, predict_files, read_background
-from purinet_jax.model import Maps
-from purinet_jax.refine import refine_map
+from purinet_jax.network.model import Maps
+from purinet_jax.prediction import files
+from purinet_jax.prediction.cutouts import binary_mask, cutout, overlay
+from purinet_jax.prediction.files import STANDARD, Job, plan, predict_files
+from purinet_jax.prediction.pictures import Style, read_background
+from purinet_jax.prediction.refine import refine_map
 
 SIZE = 8
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -370,6 +371,7 @@ def odd_images() -> Iterator[tuple[str, bytes]]:
                 yield f"{name.replace(';', '')}_{'-'.join(options)}_{kind}", buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -407,8 +409,8 @@ PROGRAM = """
 import json, resource, sys
 sys.path.insert(0, sys.argv[1])
 from test_files import Brightness
-from purinet_jax.files import Style, plan, predict_files
-import purinet_jax.predict
+from purinet_jax.prediction import Style, plan, predict_files
+import purinet_jax.prediction.predict
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 jobs = plan([sys.argv[2]], sys.argv[3])
 errors = [result.error for result in predict_files(Brightness(), jobs, Style("cutout"), batch_size=2)]
@@ -416,6 +418,7 @@ print(json.dumps({"errors": errors, "grown": resource.getrusage(resource.RUSAGE_
 """
 
 
+@pytest.mark.slow
 def test_large_images_are_taken_one_at_a_time(tmp_path: Path) -> None:
     for index in range(3):
         write(tmp_path / "in" / f"{index}.jpg", np.full((4100, 4100, 3), 60 * index, np.uint8))

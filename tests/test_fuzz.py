@@ -95,6 +95,7 @@ print(json.dumps({"bad": bad, "grown": resource.getrusage(resource.RUSAGE_SELF).
 """
 
 
+@pytest.mark.slow
 def test_each_damaged_file_is_read_or_named_once(damaged: Path) -> None:
     pairs = open_pairs(damaged)
     bad = check_pairs(pairs, progress=False)

@@ -16,17 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from products import convolution_by_products
+from released import RELEASED
 
-from purinet_jax.convert import from_authors, to_authors
-from purinet_jax.losses import Objective
-from purinet_jax.model import build_model, without_device_axis
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import AXIS, TrainState, create_state, gradients, place_state, pmap_step
+from purinet_jax.network.model import build_model, without_device_axis
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import AXIS, TrainState, create_state, gradients, place_state, pmap_step
+from purinet_jax.weights.convert import from_authors, to_authors
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN", Path(__file__).parent / "fixtures" / "golden"))
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
 SEED = int(os.environ.get("PURNET_GOLDEN_SEED", "0"))
 LEVELS = range(1, 6)
+# As for users; the other tests do without LLVM's passes.
+OPTIMISED = {"xla_backend_optimization_level": 3}
 TERMS = ("main", "promotion", "rectification_saliency", "rectification_error", "structural")
 
 
@@ -68,13 +72,7 @@ def batch() -> Callable[[int], dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def variables(state_dict: dict[str, np.ndarray]) -> dict[str, Any]:
     loaded, config = from_authors(state_dict)
-    assert config == {
-        "backbone": "resnet50",
-        "channels": 128,
-        "attention": True,
-        "scaled_promotion": False,
-        "light": False,
-    }
+    assert config == RELEASED
     return loaded
 
 
@@ -109,6 +107,7 @@ def assert_features(values: dict[str, np.ndarray], name: str, actual: Any) -> in
     return len(stored)
 
 
+@pytest.mark.slow
 def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
     values = golden("inference")
     model = build_model({"backbone": "resnet50"})
@@ -122,6 +121,7 @@ def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, n
     assert compared == len(values)
 
 
+@pytest.mark.slow
 def test_train_mode(
     variables: dict[str, Any],
     state_dict: dict[str, np.ndarray],
@@ -184,8 +184,31 @@ def norms_by_name(gradient: Any) -> dict[str, float]:
     return named
 
 
+def test_products_are_the_convolutions() -> None:
+    """What `test_gradients` computes with in float64, for each form that the layers use."""
+    rng = np.random.default_rng(0)
+    images, rows = ("NHWC", "HWIO", "NHWC"), jax.lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
+    for lhs, rhs, *settings in (
+        ((2, 9, 11, 3), (3, 3, 3, 5), (1, 1), ((1, 1), (1, 1)), None, None, images),
+        ((2, 9, 11, 3), (3, 3, 3, 5), (2, 2), ((2, 2), (2, 2)), None, (2, 2), images),
+        ((2, 9, 11, 3), (4, 3, 3, 5), (1, 1), ((3, 2), (1, -1)), (2, 3), (1, 1), images),
+        ((6, 7, 4), (6, 5, 3), (1,), "VALID", None, None, rows),
+        ((6, 9, 4), (6, 5, 3), (2,), "VALID", None, None, rows),
+    ):
+        x, kernel = (rng.standard_normal(shape) for shape in (lhs, rhs))
+        with jax.enable_x64(True):
+            expected = jax.lax.conv_general_dilated(x, kernel, *settings)
+            np.testing.assert_allclose(convolution_by_products(x, kernel, *settings), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
-def test_gradients(stage: int, variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
+def test_gradients(
+    stage: int,
+    variables: dict[str, Any],
+    batch: Callable[[int], dict[str, np.ndarray]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Norms of every tensor's first gradient, relative 2e-3, the step computed in float64.
 
     In float64, because where a PReLU's input is within float32's rounding of zero the derivative jumps, so that any
@@ -203,13 +226,14 @@ def test_gradients(stage: int, variables: dict[str, Any], batch: Callable[[int],
         pytest.skip(f"{GOLDEN}/steps_stage{stage}.npz holds no gradient norms")
     assert min(values.values()) >= 0, "a tensor has no gradient in the reference"
 
+    monkeypatch.setattr(jax.lax, "conv_general_dilated", convolution_by_products)
     with jax.enable_x64(True):
         state = initial_state(stage, variables, jnp.float64)
         state = state.replace(model=without_device_axis(state.model))
         inputs = {key: jnp.asarray(value) for key, value in batch(SEED + 1).items()}
         inputs["image"] = inputs["image"].astype(jnp.float64)
         compute = jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch)[0])
-        norms = norms_by_name(compute(state, inputs))
+        norms = norms_by_name(compute.lower(state, inputs).compile(compiler_options=OPTIMISED)(state, inputs))
     assert norms.keys() == values.keys()
     for name, expected in values.items():
         if expected < 1e-9:
@@ -218,13 +242,14 @@ def test_gradients(stage: int, variables: dict[str, Any], batch: Callable[[int],
             assert norms[name] == pytest.approx(expected, rel=2e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_three_steps(stage: int, variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
     values = golden(f"steps_stage{stage}")
     state = place_state(initial_state(stage, variables), jax.devices()[:1])
     compared = set()
     batches = [{key: value[None] for key, value in batch(SEED + 1 + number).items()} for number in range(3)]
-    step = pmap_step(jax.devices()[:1]).lower(state, batches[0]).compile()
+    step = pmap_step(jax.devices()[:1]).lower(state, batches[0]).compile(compiler_options=OPTIMISED)
     # For weight gradients of padded transposed convolutions XLA on CPUs reverses the kernel: 27 times as long
     # (test_step.py shows that this is where it would be seen).
     assert "convolution" in step.as_text()

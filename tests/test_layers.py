@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 from jax import lax
 
-from purinet_jax.layers import (
+from purinet_jax.network.layers import (
     CBP,
     BatchNorm,
     Conv,

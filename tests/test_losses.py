@@ -9,7 +9,8 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from purinet_jax.errors import InputError
-from purinet_jax.losses import (
+from purinet_jax.network.model import Maps
+from purinet_jax.training.losses import (
     Objective,
     batch_mean,
     binary_cross_entropy,
@@ -24,7 +25,6 @@ from purinet_jax.losses import (
     total_loss,
     windowed_ssim,
 )
-from purinet_jax.model import Maps
 
 close = np.testing.assert_allclose
 structural = jax.jit(structural_similarity_loss, static_argnames=("released", "max_regions"))
@@ -311,6 +311,7 @@ OBJECTIVES = [
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.slow
 def test_purnet_losses_are_the_terms_of_each_level(attention: bool, objective: Objective) -> None:
     maps, batch = maps_of(0, attention=attention), batch_of()
     y = batch["mask"]

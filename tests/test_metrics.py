@@ -10,8 +10,8 @@ import pytest
 
 from purinet_jax.data.images import read_grey
 from purinet_jax.errors import InputError
-from purinet_jax.metrics import Measures, Totals, measure
-from purinet_jax.metrics.weighted import weighted_f
+from purinet_jax.evaluation.metrics import Measures, Totals, measure
+from purinet_jax.evaluation.metrics.weighted import weighted_f
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden" / "metrics"
 EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_text())

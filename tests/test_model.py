@@ -11,12 +11,12 @@ from flax import traverse_util
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.attention import promotion_attention, rectification_attention
-from purinet_jax.backbones import ResNet50
 from purinet_jax.errors import InputError
-from purinet_jax.layers import CBP, Conv, PredictionHead, Upsample
-from purinet_jax.model import EXTRACTORS, Maps, PurNet, build_model, model_config
-from purinet_jax.optim import parameter_group
+from purinet_jax.network.attention import promotion_attention, rectification_attention
+from purinet_jax.network.backbones import ResNet50
+from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample
+from purinet_jax.network.model import EXTRACTORS, Maps, PurNet, build_model, model_config
+from purinet_jax.training.optim import parameter_group
 
 KINDS = Maps._fields
 
@@ -108,6 +108,7 @@ def test_the_released_network_has_the_released_number_of_parameters() -> None:
 @pytest.mark.parametrize("size", [(33, 47), (50, 70)])
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.slow
 def test_maps_have_the_images_size_on_every_extractor(
     name: str, attention: bool, size: tuple[int, int], abstract: dict[tuple[str, bool], Any]
 ) -> None:

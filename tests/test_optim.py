@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from purinet_jax.errors import InputError
-from purinet_jax.optim import (
+from purinet_jax.training.optim import (
     GROUPS,
     OptimizerConfig,
     learning_rate,

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purinet_jax.model import Maps
-from purinet_jax.panels import attention_panel, panel, tile
+from purinet_jax.network.model import Maps
+from purinet_jax.training.panels import attention_panel, panel, tile
 
 HEIGHT, WIDTH = 4, 6
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from purinet_jax.data.images import to_png
 from purinet_jax.errors import InputError
-from purinet_jax.evaluate import Evaluation, evaluate, open_maps, open_masks
-from purinet_jax.metrics import Totals
-from purinet_jax.plots import GROUND_COLOUR, draw_curves, draw_worst, open_plots, write_plots
+from purinet_jax.evaluation.evaluate import Evaluation, evaluate
+from purinet_jax.evaluation.methods import open_maps, open_masks
+from purinet_jax.evaluation.metrics import Totals
+from purinet_jax.evaluation.plots import GROUND_COLOUR, draw_curves, draw_worst, open_plots, write_plots
 
 CELL = 40
 

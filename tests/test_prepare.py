@@ -23,9 +23,8 @@ from made_sets import drawing, picture, to_jpeg, write_set, zipped
 from PIL import ExifTags, Image
 from scipy.io import savemat
 
-from purinet_jax import superpixels
-from purinet_jax.cli import main
-from purinet_jax.data import builders
+from purinet_jax.commands.main import main
+from purinet_jax.data import builders, superpixel_files
 from purinet_jax.data.images import read_grey, read_rgb, to_png
 from purinet_jax.data.pairs import check_pairs, open_pairs
 from purinet_jax.data.pipeline import training_batches
@@ -300,7 +299,7 @@ class Stop(BaseException):
 def stop_after(monkeypatch: pytest.MonkeyPatch, count: int | None) -> list[int]:
     """Makes the computing of superpixels stop after so many images; returns the list of their numbers."""
     computed: list[int] = []
-    original = superpixels.slic_labels
+    original = superpixel_files.slic_labels
 
     def counted(*arguments: Any) -> np.ndarray:
         if len(computed) == count:
@@ -308,7 +307,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, count: int | None) -> list[int]:
         computed.append(len(computed))
         return original(*arguments)
 
-    monkeypatch.setattr(superpixels, "slic_labels", counted)
+    monkeypatch.setattr(superpixel_files, "slic_labels", counted)
     return computed
 
 

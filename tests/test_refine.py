@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from purinet_jax import refine
-from purinet_jax.refine import guided_coefficients, refine_map, refined_strips, stretched_strips
+from purinet_jax.prediction import refine
+from purinet_jax.prediction.refine import guided_coefficients, refine_map, refined_strips, stretched_strips
 
 RNG = np.random.default_rng(0)
 

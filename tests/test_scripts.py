@@ -14,15 +14,17 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from purinet_jax.cli import build_parser, load_config
-from purinet_jax.losses import Objective
-from purinet_jax.model import build_model
-from purinet_jax.optim import GROUPS, OptimizerConfig, make_optimizer
+from purinet_jax.commands.main import build_parser
+from purinet_jax.errors import InputError
+from purinet_jax.network.model import build_model
+from purinet_jax.training.configurations import known_configurations, load_config
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import GROUPS, OptimizerConfig, make_optimizer
 
 # ml_collections loads a config file by a method that Python is about to drop.
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = known_configurations()
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 
 
@@ -35,7 +37,7 @@ def parses(command: str) -> None:
     except SystemExit as error:
         pytest.fail(f"{command}: exit code {error.code}")
     if arguments.command == "train":
-        load_config(str(ROOT / arguments.config), rest)
+        load_config(arguments.config, rest)
     else:
         assert not rest, command
 
@@ -51,27 +53,46 @@ def names_in(requirements: Sequence[str]) -> set[str]:
     return {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", x)[0]).lower() for x in requirements}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_loads_and_its_parts_are_what_the_package_takes(path: Path) -> None:
-    config = load_config(str(path), [])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_loads_and_its_parts_are_what_the_package_takes(name: str) -> None:
+    config = load_config(name)
     assert isinstance(config, ConfigDict)
     build_model(config.model)
     Objective(**config.losses)
     make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_says_how_it_is_run(path: Path) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_says_how_it_is_run(name: str) -> None:
+    path = ROOT / "configs" / f"{name}.py"
     (command,) = commands_in(path.read_text())
     parses(command)
-    assert f"--config configs/{path.name}" in command
+    assert f"--config {name} " in command
+    # A path still works, and is the same.
+    assert load_config(str(path)) == load_config(name)
+
+
+def test_an_unknown_configuration_lists_the_known_ones() -> None:
+    with pytest.raises(InputError) as raised:
+        load_config("purnet_large")
+    assert str(raised.value) == f"purnet_large: no such configuration file; known by name are {', '.join(CONFIGS)}"
+    assert {"purnet_lite", "purnet_resnet50_stage3", "tiny"} <= set(CONFIGS)
+    assert "base" not in CONFIGS
+
+
+def test_a_configuration_elsewhere_says_what_differs_from_the_base(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from purinet_jax.configs import base\n\n"
+        "def get_config():\n    config = base.get_config()\n    config.steps = 7\n    return config\n"
+    )
+    expected = load_config("purnet_resnet50_stage3").copy_and_resolve_references()
+    expected.steps = 7
+    assert load_config(str(path)) == expected
 
 
 def test_fixed_recipe_is_stage_3_but_for_losses_and_rates() -> None:
-    stage3, fixed = (
-        load_config(str(ROOT / "configs" / name), []).to_dict()
-        for name in ("purnet_resnet50_stage3.py", "purnet_fixed.py")
-    )
+    stage3, fixed = (load_config(name).to_dict() for name in ("purnet_resnet50_stage3", "purnet_fixed"))
     assert fixed["losses"].pop("released") is False
     assert stage3["losses"].pop("released") is True
     assert fixed["optimizer"].pop("decaying_groups") == GROUPS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_sets import assert_holds, write_set, zipped
 
-from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, DUT_OMRON, DUTS, ECSSD, HKU_IS, PASCAL_S, SETS, SOD, TWINS
+from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, SETS, TWINS
 from purinet_jax.data.sources import find_splits
 from purinet_jax.errors import InputError
 
@@ -89,7 +89,7 @@ def duts_in_one_folder_each(root: Path) -> None:
 )
 def test_duts(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path)
-    found = find_splits(DUTS, tmp_path)
+    found = find_splits(SETS["duts"], tmp_path)
     assert list(found) == ["train", "test"]
     assert_holds(found["train"], "TR1", "TR2")
     assert_holds(found["test"], "TE1", "TE2")
@@ -97,18 +97,18 @@ def test_duts(tmp_path: Path, make: Callable[[Path], None]) -> None:
 
 def test_part_of_duts(tmp_path: Path) -> None:
     duts(tmp_path / "x", "TE")
-    assert list(find_splits(DUTS, tmp_path)) == ["test"]
-    assert list(find_splits(DUTS, zipped(tmp_path / "x", tmp_path / "DUTS-TE-300.zip"))) == ["test"]
+    assert list(find_splits(SETS["duts"], tmp_path)) == ["test"]
+    assert list(find_splits(SETS["duts"], zipped(tmp_path / "x", tmp_path / "DUTS-TE-300.zip"))) == ["test"]
 
 
 def test_split_by_the_name_of_what_was_given_or_by_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "some" / "images", tmp_path / "some" / "masks", "1", "2", "3")
-    assert list(find_splits(DUTS, zipped(tmp_path / "some", tmp_path / "DUTS-TR.zip"))) == ["train"]
+    assert list(find_splits(SETS["duts"], zipped(tmp_path / "some", tmp_path / "DUTS-TR.zip"))) == ["train"]
     unknown = zipped(tmp_path / "some", tmp_path / "download.zip")
     with pytest.raises(InputError, match=r"cannot tell to which part of DUTS the 3 pairs in images with masks belong"):
-        find_splits(DUTS, unknown)
-    monkeypatch.setitem(DUTS.counts, "test", 3)  # type: ignore[arg-type]
-    assert list(find_splits(DUTS, unknown)) == ["test"]
+        find_splits(SETS["duts"], unknown)
+    monkeypatch.setitem(SETS["duts"].counts, "test", 3)  # type: ignore[arg-type]
+    assert list(find_splits(SETS["duts"], unknown)) == ["test"]
 
 
 def test_ecssd_as_its_authors_pack_it(tmp_path: Path) -> None:
@@ -117,14 +117,14 @@ def test_ecssd_as_its_authors_pack_it(tmp_path: Path) -> None:
     packed(root, "images", "images.zip")
     packed(root, "ground_truth_mask", "ground_truth_mask.zip")
     for path in (root, root.parent, tmp_path):
-        assert_holds(find_splits(ECSSD, path)["test"], "0001", "0002")
+        assert_holds(find_splits(SETS["ecssd"], path)["test"], "0001", "0002")
 
 
 def test_omron_as_its_authors_pack_it(tmp_path: Path) -> None:
     write_set(tmp_path / "DUT-OMRON-image", tmp_path / "pixelwiseGT-new-PNG", "im005", "im006")
     packed(tmp_path, "DUT-OMRON-image", "DUT-OMRON-image.zip")
     packed(tmp_path, "pixelwiseGT-new-PNG", "DUT-OMRON-gt-pixelwise.zip.zip")
-    assert_holds(find_splits(DUT_OMRON, tmp_path)["test"], "im005", "im006")
+    assert_holds(find_splits(SETS["dut_omron"], tmp_path)["test"], "im005", "im006")
 
 
 def test_pascal_as_its_authors_pack_it(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_pascal_as_its_authors_pack_it(tmp_path: Path) -> None:
     write_set(root / "imgs" / "judd", root / "segments", "x")
     shutil.rmtree(root / "segments")
     for path in (tmp_path, zipped(tmp_path, tmp_path / "salObj.zip")):
-        pairs = find_splits(PASCAL_S, path)["test"]
+        pairs = find_splits(SETS["pascal_s"], path)["test"]
         assert_holds(pairs, "1", "2")
         assert all("imgs/pascal" in image for image in pairs.images)
 
@@ -143,32 +143,32 @@ def test_one_set_among_several(tmp_path: Path) -> None:
     for name in ("HKU-IS", "hku-other", "XPIE"):
         write_set(tmp_path / name / "imgs", tmp_path / name / "gt", f"{name}1")
     with pytest.raises(InputError, match=r"more than one data set for HKU-IS test: 2 candidates: HKU-IS/imgs with"):
-        find_splits(HKU_IS, tmp_path)
+        find_splits(SETS["hku_is"], tmp_path)
     shutil.rmtree(tmp_path / "hku-other")
-    assert_holds(find_splits(HKU_IS, tmp_path)["test"], "HKU-IS1")
+    assert_holds(find_splits(SETS["hku_is"], tmp_path)["test"], "HKU-IS1")
     # A folder of panels is less surely a data set than one called so.
     write_set(tmp_path / "HKU-IS" / "panels", tmp_path / "HKU-IS" / "panels", "9")
-    assert_holds(find_splits(HKU_IS, tmp_path)["test"], "HKU-IS1")
+    assert_holds(find_splits(SETS["hku_is"], tmp_path)["test"], "HKU-IS1")
 
 
 def test_another_set_is_not_taken_for_it(tmp_path: Path) -> None:
     duts(tmp_path)
     with pytest.raises(InputError, match="holds other data sets than ECSSD: 2 candidates: DUTS-TE/DUTS-TE-Image with"):
-        find_splits(ECSSD, tmp_path)
+        find_splits(SETS["ecssd"], tmp_path)
     # The abbreviation SOD stands for the whole field as well: what a folder inside is called counts more.
     shutil.move(tmp_path / "DUTS-TR", tmp_path / "sod" / "DUTS-TR")
     shutil.move(tmp_path / "DUTS-TE", tmp_path / "sod" / "DUTS-TE")
-    assert list(find_splits(DUTS, tmp_path)) == ["train", "test"]
+    assert list(find_splits(SETS["duts"], tmp_path)) == ["train", "test"]
     with pytest.raises(InputError, match="other data sets than SOD"):
-        find_splits(SOD, tmp_path)
+        find_splits(SETS["sod"], tmp_path)
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no images with masks; ECSSD comes as images\.zip and"):
-        find_splits(ECSSD, tmp_path)
+        find_splits(SETS["ecssd"], tmp_path)
     with pytest.raises(InputError, match="none: no such file or folder"):
-        find_splits(ECSSD, tmp_path / "none")
+        find_splits(SETS["ecssd"], tmp_path / "none")
     write_set(tmp_path / "images", tmp_path / "masks", "1", "2")
     (tmp_path / "masks" / "2.png").unlink()
     with pytest.raises(InputError, match="no mask in masks for 1 image: 2"):
-        find_splits(ECSSD, tmp_path)
+        find_splits(SETS["ecssd"], tmp_path)

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tiny import tiny_batch, tiny_model, tiny_state
+from tiny import shared_pmap_step, tiny_batch, tiny_state, tiny_variables
 
-from purinet_jax.losses import Objective
-from purinet_jax.model import build_model
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import (
+from purinet_jax.network.model import build_model
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import (
     AXIS,
     TrainState,
     create_state,
@@ -32,7 +32,7 @@ STEPS = 3
 def train_pmapped(devices: int, accumulate: int = 1, **options: Any) -> tuple[TrainState, dict[str, np.ndarray]]:
     chosen = jax.devices()[:devices]
     state = place_state(tiny_state(AXIS, accumulate, **options), chosen)
-    step = pmap_step(chosen)
+    step = shared_pmap_step(chosen)
     for number in range(STEPS):
         batch = {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in tiny_batch(number).items()}
         state, metrics = step(state, batch)
@@ -55,6 +55,7 @@ def one_device() -> TrainState:
     return train_pmapped(1)[0]
 
 
+@pytest.mark.slow
 def test_four_devices_equal_one(one_device: TrainState) -> None:
     assert jax.device_count() == 4
     state, _ = train_pmapped(4)
@@ -62,6 +63,7 @@ def test_four_devices_equal_one(one_device: TrainState) -> None:
     assert_close(state.variables, one_device.variables, 1e-5)
 
 
+@pytest.mark.slow
 def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     state = jax.device_put(tiny_state(), NamedSharding(mesh, PartitionSpec()))
@@ -75,25 +77,26 @@ def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
         np.testing.assert_allclose(pmapped_metrics[name], value, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_state_has_no_device_axis_and_is_donated() -> None:
     state = place_state(tiny_state(AXIS))
     shapes = jax.tree.map(jnp.shape, state.variables)
     batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
-    after, metrics = pmap_step()(state, batch)
+    after, metrics = shared_pmap_step()(state, batch)
     assert jax.tree.map(jnp.shape, after.variables) == shapes
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert metrics["main"].shape == (4, 2)
 
 
 def test_creating_a_state_leaves_its_variables_alone() -> None:
-    variables = tiny_model().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    optimizer = make_optimizer(OptimizerConfig(), 10)
-    state = place_state(create_state(tiny_model(AXIS), variables, optimizer, Objective("none")))
+    variables, like = tiny_variables(), tiny_state(AXIS)
+    state = place_state(create_state(like.model, variables, like.optimizer, like.objective))
     batch = {key: value.reshape(4, 2, *value.shape[1:]) for key, value in tiny_batch(0).items()}
-    pmap_step()(state, batch)
+    shared_pmap_step()(state, batch)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
+@pytest.mark.slow
 def test_two_parts_average_the_gradients_of_both() -> None:
     batch = tiny_batch(0)
     state = tiny_state(accumulate=2)
@@ -109,12 +112,13 @@ def test_two_parts_average_the_gradients_of_both() -> None:
     np.testing.assert_allclose(metrics["main"], (losses1["main"] + losses2["main"]) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_each_group_follows_its_own_losses() -> None:
     state, batch = tiny_state(), tiny_batch(0)
     model = state.model
 
     def losses(params: Any) -> dict[str, jax.Array]:
-        from purinet_jax.losses import purnet_losses
+        from purinet_jax.training.losses import purnet_losses
 
         images = normalise(jnp.asarray(batch["image"]), (0.5,) * 3, (0.25,) * 3)
         maps, _ = model.apply({**state.variables, "params": params}, images, train=True, mutable=["batch_stats"])
@@ -135,6 +139,7 @@ def test_each_group_follows_its_own_losses() -> None:
             np.testing.assert_allclose(value, reference, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_update() -> None:
     options = {"clip_norm": 1e-3, "weight_decay": 0.0}
     state = tiny_state(optimizer=options)
@@ -146,6 +151,7 @@ def test_clipping_bounds_the_update() -> None:
     assert 0.01 * 1e-3 * 0.99 < moved < 0.01 * 1e-3 * 20 * 1.01
 
 
+@pytest.mark.slow
 def test_losses_fall_in_bfloat16_with_float32_state() -> None:
     state = tiny_state(dtype=jnp.bfloat16)
     step = jax.jit(train_step)
@@ -178,6 +184,7 @@ def abstract_step() -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.slow
 def test_the_train_step_lowers_for_cuda_and_tpu() -> None:
     exported = jax.export.export(jax.jit(train_step), platforms=PLATFORMS)(*abstract_step())
     assert exported.platforms == PLATFORMS
@@ -194,7 +201,7 @@ def test_the_pmapped_step_lowers_for_cuda_and_tpu() -> None:
 
 
 def test_prediction_lowers_for_cuda_and_tpu() -> None:
-    from purinet_jax.predict import saliency_maps
+    from purinet_jax.network.inference import saliency_maps
 
     state, batch = abstract_step()
     predict = jax.jit(lambda variables, images: saliency_maps(state.model, variables, images))
@@ -212,6 +219,7 @@ def test_the_slow_path_would_be_seen() -> None:
     assert "rhs_reversal" in text
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_variables_and_is_what_predicts() -> None:
     plain = tiny_state()
     state = create_state(plain.model, plain.variables, plain.optimizer, plain.objective, average_decay=0.5)
@@ -248,8 +256,9 @@ def test_batches_are_placed_ahead_and_in_order() -> None:
         np.testing.assert_array_equal(np.asarray(batch[name]).reshape(value.shape), value)
 
 
+@pytest.mark.slow
 def test_a_placed_batch_trains_as_the_batch_itself(one_device: TrainState) -> None:
-    state, step = place_state(tiny_state(AXIS)), pmap_step()
+    state, step = place_state(tiny_state(AXIS)), shared_pmap_step()
     batches = ({"index": np.arange(8, dtype=np.int32), **tiny_batch(number)} for number in range(STEPS))
     for _, batch in place_batches(batches):
         state, _ = step(state, batch)

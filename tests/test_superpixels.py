@@ -16,24 +16,19 @@ from scipy.io import savemat
 from skimage.color import rgb2lab
 from tiny import tiny_batch, tiny_model
 
-from purinet_jax import cli, train
 from purinet_jax.benchmarks import superpixels as benchmark
+from purinet_jax.commands.main import main
 from purinet_jax.data.images import to_png
 from purinet_jax.data.pairs import check_pairs, open_pairs
+from purinet_jax.data.superpixel_files import SuperpixelCache, SuperpixelFolder, cache_folder, load_mat, slic_labels
 from purinet_jax.data.synthetic import draw_example, write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.losses import Objective
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import create_state, train_step, with_superpixels
-from purinet_jax.superpixels import (
-    SuperpixelCache,
-    SuperpixelFolder,
-    cache_folder,
-    grid_regions,
-    load_mat,
-    slic_labels,
-    slic_regions,
-)
+from purinet_jax.training import train
+from purinet_jax.training.configurations import load_config
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import create_state, train_step, with_superpixels
+from purinet_jax.training.superpixels import grid_regions, slic_regions
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +125,7 @@ def test_slic_regions_equal_the_definition() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (33, 20), (7, 301)], ids=str)
+@pytest.mark.slow
 def test_slic_regions_of_any_size_stay_below_the_bound(size: tuple[int, int]) -> None:
     images = np.stack([np.full((*size, 3), 7, np.uint8), noise(*size), noise(*size, seed=1)])
     labels = slic_regions(images, 100)
@@ -208,6 +204,7 @@ def step() -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("made", ["slic", "grid"])
+@pytest.mark.slow
 def test_a_step_that_makes_superpixels_equals_one_that_is_given_them(step: Callable[..., Any], made: str) -> None:
     batch = tiny_batch(0)
     objective = Objective(max_regions=16, superpixels=made)  # type: ignore[arg-type]
@@ -248,7 +245,7 @@ def test_training_reads_superpixels_only_where_stored_ones_are_wanted(
         raise Opened(superpixels)
 
     monkeypatch.setattr(train, "open_pairs", open_pairs)
-    config = cli.load_config(str(Path(__file__).parent.parent / "configs" / "tiny.py"), [])
+    config = load_config("tiny")
     config.losses.structural, config.losses.superpixels = structural, superpixels
     config.batch_size = jax.device_count()
     with pytest.raises(Opened) as opened:
@@ -304,7 +301,7 @@ def test_the_benchmark_of_superpixels(
     )
     root = write_synthetic(tmp_path, 3, (40, 60))
     arguments = ["benchmark", "--superpixels", str(root), "--images", "2", "--size", "48", "--repeats", "3"]
-    assert cli.main([*arguments, "--backbone", "vgg16"]) == 0
+    assert main([*arguments, "--backbone", "vgg16"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["settings"]["images"] == 2
     assert result["settings"]["size"] == 48
@@ -321,8 +318,8 @@ def test_the_benchmark_of_superpixels(
     assert list(result["train_step"]) == ["stored", "slic", "grid", "none"]
     assert result["train_step"]["stored"]["to_stored"] == 1
     with pytest.raises(SystemExit):
-        cli.main([*arguments[:3], "--images", "0"])
-    assert cli.main(["benchmark", "--superpixels", str(tmp_path / "none")]) == 2
+        main([*arguments[:3], "--images", "0"])
+    assert main(["benchmark", "--superpixels", str(tmp_path / "none")]) == 2
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
@@ -369,7 +366,7 @@ def test_cache_computes_once(
         raise AssertionError("computed again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("purinet_jax.superpixels.slic_labels", fail)
+        patch.setattr("purinet_jax.data.superpixel_files.slic_labels", fail)
         stored = cache.get("a", image)
         with pytest.raises(AssertionError):  # another image, and other settings, are not served from the file
             cache.get("a", image[::-1])

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from purinet_jax.evaluate import Evaluation, ImageNumbers
-from purinet_jax.metrics import NUMBERS, Measures, Protocol, Totals
-from purinet_jax.tables import (
+from purinet_jax.evaluation.evaluate import Evaluation, ImageNumbers
+from purinet_jax.evaluation.metrics import NUMBERS, Measures, Protocol, Totals
+from purinet_jax.evaluation.tables import (
     notes,
     per_image_csv,
     table_rows,

@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 from purinet_jax.errors import InputError
-from purinet_jax.tensor_files import read_metadata, read_tensors, write_tensors
+from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
 
 FIXTURES = Path(__file__).with_name("fixtures") / "tensor_files"
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -466,5 +466,5 @@ def test_damaged_files_never_raise_anything_else(tmp_path: Path, name: str) -> N
 
 
 def test_needs_no_pytorch() -> None:
-    program = "import purinet_jax.tensor_files, sys; sys.exit('torch' in sys.modules)"
+    program = "import purinet_jax.weights.tensor_files, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -14,21 +14,30 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tiny import TinyExtractor
+from tiny import TinyExtractor, shared_optimizer, shared_pmap_step
 
-from purinet_jax import checkpoints, model, train
-from purinet_jax.cli import load_config
-from purinet_jax.convert import load_file
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.layers import bilinear_kernel
+from purinet_jax.network import model
+from purinet_jax.network.layers import bilinear_kernel
+from purinet_jax.training import train
+from purinet_jax.training.configurations import load_config
+from purinet_jax.weights.convert import load_file
+from purinet_jax.weights.runs import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
 
+def made_small(patch: pytest.MonkeyPatch) -> None:
+    """Adds the tiny extractor, and lets runs with the same settings share what is compiled for them."""
+    patch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+    patch.setattr(train, "make_optimizer", shared_optimizer)
+    patch.setattr(train, "pmap_step", shared_pmap_step)
+
+
 @pytest.fixture(autouse=True)
-def tiny_extractor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_small(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_config(**settings: Any) -> ConfigDict:
-    config = load_config(str(ROOT / "configs" / "tiny.py"), [])
+    config = load_config("tiny")
     config.model.backbone = "tiny"
     config.model.channels = 8
     config.steps = 6
@@ -58,7 +67,7 @@ def steps_logged(run: Path) -> list[int]:
 
 def assert_same_variables(run: Path, expected: Path) -> None:
     step = max(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
-    trees = [checkpoints.load_checkpoint(folder / "checkpoints" / str(step))[0] for folder in (run, expected)]
+    trees = [load_checkpoint(folder / "checkpoints" / str(step))[0] for folder in (run, expected)]
     for value, reference in zip(*map(jax.tree.leaves, trees), strict=True):
         np.testing.assert_array_equal(value, reference)
 
@@ -68,12 +77,13 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupted, with validation."""
     output = tmp_path_factory.mktemp("runs") / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+        made_small(patch)
         state = train.train(tiny_config(), data, output, validation=data, progress=False)
     assert int(state.step) == 6
     return output
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_configuration_log_panels_and_checkpoints(straight: Path) -> None:
     assert json.loads((straight / "config.json").read_text())["model"]["backbone"] == "tiny"
     assert steps_logged(straight) == [1, 2, 3, 4, 5, 6]
@@ -89,17 +99,19 @@ def test_a_run_leaves_its_configuration_log_panels_and_checkpoints(straight: Pat
     assert kept == {3, 4, 6} | {best}
 
 
+@pytest.mark.slow
 def test_loading_a_run_takes_its_best_checkpoint(straight: Path) -> None:
     lines = [json.loads(line) for line in (straight / "log.jsonl").read_text().splitlines()]
     maes = {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
     best = min(maes, key=maes.__getitem__)
-    variables, config = checkpoints.load_checkpoint(straight)
-    expected, _ = checkpoints.load_checkpoint(straight / "checkpoints" / str(best))
+    variables, config = load_checkpoint(straight)
+    expected, _ = load_checkpoint(straight / "checkpoints" / str(best))
     assert config["backbone"] == "tiny"
     for value, reference in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(value, reference)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     straight: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +127,7 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     state = train.train(tiny_config(), data, output, progress=False)
     assert int(state.step) == 3 or int(state.step) == 4
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    monkeypatch.undo()
-    monkeypatch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setattr(train._Log, "metrics", metrics)
     train.train(tiny_config(**{"loop.log_every": 1, "loop.workers": 1}), data, output, progress=False)
     assert steps_logged(output) == [1, 2, 3, 4, 5, 6]
     assert_same_variables(output, straight)
@@ -126,8 +137,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from tiny import TinyExtractor
-from purinet_jax import model
-from purinet_jax.cli import main
+from purinet_jax.network import model
+from purinet_jax.commands.main import main
 model.EXTRACTORS["tiny"] = TinyExtractor
 sys.exit(main(sys.argv[1:]))
 """
@@ -148,6 +159,7 @@ def write_config(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(straight: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = command_line(data, output, write_config(tmp_path))
@@ -173,17 +185,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(straight: Path, data: Path,
     assert "going on from step 6" in again.stderr
 
 
+@pytest.mark.slow
 def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Path, tmp_path: Path) -> None:
     settings = {"optimizer.name": "sgd", "optimizer.rate": 1e30, "optimizer.warmup_steps": 0}
     with pytest.raises(train.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
         train.train(tiny_config(**settings, **{"loop.checkpoint_every": 1}), data, tmp_path / "run", progress=False)
     assert "\n" not in str(raised.value)
-    variables, _ = checkpoints.load_checkpoint(tmp_path / "run" / "checkpoints" / "1")
+    variables, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "1")
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables["batch_stats"]))
     step = int(str(raised.value).split()[1].rstrip(":"))
     assert not (tmp_path / "run" / "checkpoints" / str(step)).exists()
 
 
+@pytest.mark.slow
 def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
     one = tiny_config(**{"model.attention": False, "steps": 2})
     train.train(one, data, tmp_path / "one", progress=False)
@@ -256,6 +270,7 @@ def test_unreadable_pairs_are_all_named_and_left_out_only_when_asked(
     assert int(state.step) == 2
 
 
+@pytest.mark.slow
 def test_another_configuration_or_data_set_does_not_go_on_with_a_run(
     straight: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +290,7 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint in this folder"):
         load_file(tmp_path)

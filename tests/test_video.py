@@ -11,8 +11,9 @@ import pytest
 from test_files import Brightness
 
 from purinet_jax.errors import InputError
-from purinet_jax.files import Style, plan, predict_files
-from purinet_jax.video import check_video, predict_video
+from purinet_jax.prediction.files import plan, predict_files
+from purinet_jax.prediction.pictures import Style
+from purinet_jax.prediction.video import check_video, predict_video
 
 av: Any = pytest.importorskip("av")
 

@@ -1,18 +1,21 @@
 """A network small enough to compile in seconds: two levels from two convolutions."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
-from purinet_jax.layers import BatchNorm, Conv
-from purinet_jax.losses import Objective
-from purinet_jax.model import PurNet
-from purinet_jax.optim import OptimizerConfig, make_optimizer
-from purinet_jax.step import TrainState, create_state
+from purinet_jax.network.layers import BatchNorm, Conv
+from purinet_jax.network.model import PurNet
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+from purinet_jax.training.step import TrainState, create_state, pmap_step
 
 
 class TinyExtractor(nn.Module):
@@ -47,11 +50,38 @@ def tiny_model(axis_name: str | None = None, dtype: Any = jnp.float32, attention
     )
 
 
+# A program is traced and compiled for one optimiser (a pair of functions) and one step: tests that mean the same ones
+# share them.
+_optimizers: dict[str, optax.GradientTransformation] = {}
+
+
+def shared_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """`make_optimizer`, the same one for the same arguments."""
+    key = f"{config} {steps}"
+    if key not in _optimizers:
+        _optimizers[key] = make_optimizer(config, steps)
+    return _optimizers[key]
+
+
+def shared_pmap_step(devices: Sequence[jax.Device] | None = None) -> Callable[..., Any]:
+    """`pmap_step`, the same one for the same devices."""
+    return _pmap_step(tuple(devices or jax.devices()))
+
+
+@functools.cache
+def _pmap_step(devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
+    return pmap_step(devices)
+
+
+@functools.cache
+def tiny_variables() -> Any:
+    return jax.jit(tiny_model().init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
 def tiny_state(axis_name: str | None = None, accumulate: int = 1, **options: Any) -> TrainState:
-    variables = tiny_model().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
-    optimizer = make_optimizer(OptimizerConfig(**{"rate": 0.01, **options.pop("optimizer", {})}), 100)
+    optimizer = shared_optimizer(OptimizerConfig(**{"rate": 0.01, **options.pop("optimizer", {})}), 100)
     objective = options.pop("objective", Objective("region", max_regions=16))
-    return create_state(tiny_model(axis_name, **options), variables, optimizer, objective, accumulate)
+    return create_state(tiny_model(axis_name, **options), tiny_variables(), optimizer, objective, accumulate)
 
 
 def tiny_batch(seed: int, count: int = 8) -> dict[str, np.ndarray]:

@@ -1,12 +1,15 @@
 """What all benchmarks share: a clock, peak memory, and the machine that the numbers belong to."""
 
+import multiprocessing
 import os
 import platform
 import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
+
+_Result = TypeVar("_Result")
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
@@ -14,6 +17,12 @@ def milliseconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
     return (time.perf_counter() - start) * 1000
+
+
+def in_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """What a function of a module gives in a fresh process, whose peak memory and devices are its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
 def describe_machine() -> dict[str, Any]:

@@ -93,11 +93,11 @@ def _examples(count: int) -> list[tuple[Any, Any]]:
 
 def _time_ours(images: int) -> dict[str, float]:
     """Milliseconds an image takes, as a whole and by part."""
-    from purinet_jax.metrics import measure
-    from purinet_jax.metrics.boundary import boundary_iou
-    from purinet_jax.metrics.comparison import GROUND, OBJECT, compare
-    from purinet_jax.metrics.structure import s_measure
-    from purinet_jax.metrics.weighted import weighted_f
+    from purinet_jax.evaluation.metrics import measure
+    from purinet_jax.evaluation.metrics.boundary import boundary_iou
+    from purinet_jax.evaluation.metrics.comparison import GROUND, OBJECT, compare
+    from purinet_jax.evaluation.metrics.structure import s_measure
+    from purinet_jax.evaluation.metrics.weighted import weighted_f
 
     examples = _examples(images)
     whole = sum(milliseconds(partial(measure, saliency, mask, "pysod")) for saliency, mask in examples)

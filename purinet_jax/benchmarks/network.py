@@ -5,16 +5,15 @@ convolutions is timed in turn with every run as a yardstick: the ratio to it hol
 """
 
 import importlib.util
-import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
-from purinet_jax.losses import Objective
+from purinet_jax.benchmarks.machine import describe_machine, in_process, milliseconds, peak_memory
 from purinet_jax.memory import keep_freed_memory
+from purinet_jax.training.losses import Objective
 
 YARDSTICK = "torch.nn.functional.conv2d, 3×3, 128→128, 80×80, batch 1, float32, 2 threads"
 
@@ -44,12 +43,10 @@ def benchmark_network(
         "dtype": dtype,
         "repeats": repeats,
     }
-    context = multiprocessing.get_context("spawn")
     results: dict[str, Any] = {}
     for name in ("level1_inference", "all_maps_inference", "train_step"):
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        with context.Pool(1) as pool:
-            results[name] = pool.apply(_measure, (name, settings))
+        results[name] = in_process(_measure, name, settings)
     machine = results["train_step"].pop("machine")
     for result in results.values():
         result.pop("machine", None)
@@ -104,7 +101,7 @@ def _variables(settings: dict[str, Any]) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from purinet_jax.model import build_model
+    from purinet_jax.network.model import build_model
 
     model = build_model({"backbone": settings["backbone"], "channels": settings["channels"]})
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
@@ -115,8 +112,8 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
-    from purinet_jax.model import build_model
-    from purinet_jax.predict import saliency_maps
+    from purinet_jax.network.inference import saliency_maps
+    from purinet_jax.network.model import build_model
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])
@@ -143,10 +140,10 @@ def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Cal
     import jax.numpy as jnp
     import numpy as np
 
-    from purinet_jax.model import build_model
-    from purinet_jax.optim import OptimizerConfig, make_optimizer
-    from purinet_jax.step import AXIS, create_state, place_state, pmap_step
-    from purinet_jax.superpixels import grid_regions
+    from purinet_jax.network.model import build_model
+    from purinet_jax.training.optim import OptimizerConfig, make_optimizer
+    from purinet_jax.training.step import AXIS, create_state, place_state, pmap_step
+    from purinet_jax.training.superpixels import grid_regions
 
     device = jax.devices()[:1]
     model = build_model(

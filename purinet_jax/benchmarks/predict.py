@@ -3,7 +3,6 @@ picture of a new process, a folder of pictures, and a very large one, from JPEG 
 ones, from the command line on.
 """
 
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
+from purinet_jax.benchmarks.machine import describe_machine, in_process, milliseconds, peak_memory
 
 
 def benchmark_predict(
@@ -37,9 +36,8 @@ def benchmark_predict(
       peak memory), and `large_cutout` (seconds and peak memory of a whole process that cuts the object out of the large
       picture).
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        print("measuring the network …", file=sys.stderr, flush=True)
-        network = pool.apply(_network, (size, repeats))
+    print("measuring the network …", file=sys.stderr, flush=True)
+    network = in_process(_network, size, repeats)
     machine = network.pop("machine")
     with tempfile.TemporaryDirectory() as scratch:
         folder = _write_pictures(Path(scratch) / "pictures", images)
@@ -76,7 +74,8 @@ def _network(size: int, repeats: int) -> dict[str, Any]:
     """The network alone, in a fresh process: one image at a time, from uint8 pixels to the map."""
     import jax
 
-    from purinet_jax.predict import load, saliency_maps
+    from purinet_jax.network.inference import saliency_maps
+    from purinet_jax.prediction.predict import load
 
     predictor = load(size=size)
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
@@ -121,7 +120,7 @@ def _run(source: Path, size: int, scratch: Path, cache: str, *more: str) -> tupl
     command = [
         sys.executable,
         "-m",
-        "purinet_jax.cli",
+        "purinet_jax.commands.main",
         "predict",
         str(source),
         "--output",

@@ -15,8 +15,9 @@ import numpy as np
 from purinet_jax.benchmarks.machine import describe_machine, milliseconds
 from purinet_jax.benchmarks.network import repeatable_train_step
 from purinet_jax.data import open_pairs, resize_image, resize_labels
-from purinet_jax.losses import Objective
-from purinet_jax.superpixels import grid_regions, slic_labels, slic_regions
+from purinet_jax.data.superpixel_files import slic_labels
+from purinet_jax.training.losses import Objective
+from purinet_jax.training.superpixels import grid_regions, slic_regions
 
 TOLERANCE = 2
 """How far, in pixels and in either direction, a superpixel's boundary may be from the mask's that it recalls."""

@@ -2,12 +2,9 @@
 makes them known to TFDS: `import purinet_jax.data.builders; tfds.builder("duts", data_dir=…).as_data_source("train")`.
 """
 
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +18,9 @@ from purinet_jax.data import sets
 from purinet_jax.data.images import is_plain, read_grey, read_rgb, read_values, to_png
 from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_kind, superpixel_source
 from purinet_jax.data.sources import find_splits
+from purinet_jax.data.superpixel_files import SuperpixelCache
 from purinet_jax.errors import InputError
-from purinet_jax.workers import begin_worker, interrupts_blocked
+from purinet_jax.workers import worker_processes
 
 Record = dict[str, bytes | str]
 
@@ -135,16 +133,15 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
 
     def _generate_examples(self, split: str, pairs: Pairs) -> Iterator[tuple[int, Record]]:
         pairs = replace(pairs, superpixels=self._superpixel_source(split, pairs))
-        with _records(pairs, self._workers) as records:
-            yield from enumerate(tqdm(records, split, len(pairs), unit="pair", disable=not self._progress))
+        with worker_processes(self._workers, record, pairs) as records:
+            made = records(range(len(pairs)))
+            yield from enumerate(tqdm(made, split, len(pairs), unit="pair", disable=not self._progress))
 
     def _superpixel_source(self, split: str, pairs: Pairs) -> SuperpixelSource | None:
         if self._superpixels is None:
             return None
         if self._superpixels != "slic":
             return superpixel_source(pairs, self._superpixels)
-        from purinet_jax.superpixels import SuperpixelCache
-
         # Kept until the set is built: whatever stops the building, the next one goes on.
         folder = self._computed / split
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,46 +155,20 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         shutil.rmtree(self._computed, ignore_errors=True)
 
 
-class Duts(SalientSetBuilder):
-    """DUTS, splits train and test."""
-
-    SALIENT_SET = sets.DUTS
-
-
-class Ecssd(SalientSetBuilder):
-    """ECSSD, split test."""
-
-    SALIENT_SET = sets.ECSSD
-
-
-class DutOmron(SalientSetBuilder):
-    """DUT-OMRON, split test."""
-
-    SALIENT_SET = sets.DUT_OMRON
-
-
-class PascalS(SalientSetBuilder):
-    """PASCAL-S, split test."""
-
-    SALIENT_SET = sets.PASCAL_S
-
-
-class HkuIs(SalientSetBuilder):
-    """HKU-IS, split test."""
-
-    SALIENT_SET = sets.HKU_IS
-
-
-class Xpie(SalientSetBuilder):
-    """XPIE, split test."""
-
-    SALIENT_SET = sets.XPIE
-
-
-class Sod(SalientSetBuilder):
-    """SOD, split test."""
-
-    SALIENT_SET = sets.SOD
+# A class for each set: TFDS knows builders by their classes' names, of which it makes duts, dut_omron and so on.
+BUILDERS = {
+    key: type(
+        key.title().replace("_", ""),
+        (SalientSetBuilder,),
+        {
+            "SALIENT_SET": known,
+            "__module__": __name__,
+            "__doc__": f"{known.name}, split{'s' * (len(known.counts) > 1)} {' and '.join(known.counts)}.",
+        },
+    )
+    for key, known in sets.SETS.items()
+}
+"""The builders of all sets, by key."""
 
 
 def record(pairs: Pairs, index: int) -> Record:
@@ -229,34 +200,3 @@ def record(pairs: Pairs, index: int) -> Record:
             raise InputError(f"{pairs.image_path(index)}: its superpixels reach label {labels.max()}, above 65535")
         example["superpixels"] = to_png(labels.astype(np.uint16))
     return example
-
-
-@contextmanager
-def _records(pairs: Pairs, workers: int) -> Iterator[Iterator[Record]]:
-    """All examples in order, made in this process or ahead in others."""
-    if workers == 0:
-        yield (record(pairs, index) for index in range(len(pairs)))
-        return
-    # Not forked: this process has threads.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (pairs,))
-    try:
-        with interrupts_blocked():  # while the processes start
-            records = pool.map(_record_of_worker, range(len(pairs)), chunksize=4)
-        yield records
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_pairs_of_worker: Pairs
-
-
-def _begin(pairs: Pairs) -> None:
-    # Sent once: with the names of ten thousand files it is too large to go along with each index.
-    global _pairs_of_worker
-    begin_worker()
-    _pairs_of_worker = pairs
-
-
-def _record_of_worker(index: int) -> Record:
-    return record(_pairs_of_worker, index)

@@ -1,6 +1,6 @@
-"""Image files in and out: the one room where bytes become arrays. It reads every kind of file a data set has
-been seen to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks stored as 0/1), refuses what
-cannot be read with one line that names the file, and writes files so that a reader never meets half of one.
+"""Image files in and out: the one place where bytes become arrays. It reads every kind of file a data set has been seen
+to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks stored as 0/1), refuses what cannot be read with one
+line that names the file, and writes files so that a reader never meets half of one.
 """
 
 import io
@@ -377,8 +377,7 @@ def _unusable(name: str, reason: str) -> InputError:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keeps Pillow's remarks on headers (size, odd metadata) from the user: what matters is raised as an
-    error.
+    """Keeps Pillow's remarks on headers (size, odd metadata) from the user: what matters is raised as an error.
 
     Warning filters belong to the whole process, so threads take turns; only headers are parsed inside.
     """

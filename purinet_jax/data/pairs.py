@@ -8,7 +8,7 @@ import itertools
 import logging
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ from typing import NotRequired, Protocol, TypedDict
 import numpy as np
 
 from purinet_jax.data.images import check_image, read_mask, read_rgb
-from purinet_jax.data.layouts import Layout, Member, find_layouts
+from purinet_jax.data.layouts import Layout, find_layouts
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
 from purinet_jax.data.storage import (
     Prepared,
@@ -27,6 +27,7 @@ from purinet_jax.data.storage import (
     prepared_folder,
     prepared_metadata,
 )
+from purinet_jax.data.superpixel_files import SuperpixelCache, SuperpixelFolder, cache_folder
 from purinet_jax.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Example(TypedDict):
 
 
 class SuperpixelSource(Protocol):
-    """Where a pair's superpixels come from; `purinet_jax.superpixels` has the two kinds."""
+    """Where a pair's superpixels come from; `purinet_jax.data.superpixel_files` has the two kinds."""
 
     def get(self, name: str, image: np.ndarray) -> np.ndarray:
         """Labels int32 [height, width], from 0, of the image uint8 [height, width, 3] of this name."""
@@ -217,6 +218,26 @@ def open_pairs(
     return replace(pairs, superpixels=superpixel_source(pairs, superpixels, superpixel_fallback))
 
 
+def by_stem(path: Path, members: Iterable[str]) -> dict[str, str]:
+    """Paths inside of a data set by their names without endings, by which images, masks and maps are paired.
+
+    Raises InputError, in which the data set is called `path`, where two share a name.
+    """
+    found: dict[str, str] = {}
+    for member in members:
+        stem = PurePosixPath(member).stem
+        if stem in found:
+            raise InputError(f"{path}: two files named {stem}: {found[stem]} and {member}")
+        found[stem] = member
+    return found
+
+
+def counterparts(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[tuple[str, ...], list[str], list[str]]:
+    """The names that both have, those that only the first has, and those that only the second has; all sorted."""
+    both = tuple(sorted(first.keys() & second.keys()))
+    return both, sorted(first.keys() - second.keys()), sorted(second.keys() - first.keys())
+
+
 def pairs_of(path: Path, storage: Storage, layout: Layout, skip_unpaired: bool = False) -> Pairs:
     """Pairs the files of a layout by name.
 
@@ -232,21 +253,22 @@ def pairs_of(path: Path, storage: Storage, layout: Layout, skip_unpaired: bool =
     Raises:
       InputError: images and masks do not match, or two files share a name.
     """
-    images, masks = _by_stem(path, layout.images), _by_stem(path, layout.masks)
-    without_mask, without_image = sorted(images.keys() - masks.keys()), sorted(masks.keys() - images.keys())
+    sizes = dict((*layout.images, *layout.masks))
+    images = by_stem(path, (member for member, _ in layout.images))
+    masks = by_stem(path, (member for member, _ in layout.masks))
+    names, without_mask, without_image = counterparts(images, masks)
     if without_mask and not skip_unpaired:
         raise InputError(f"{path}: no mask in {layout.mask_folder} for {some(without_mask, 'image')}")
     if without_image and not skip_unpaired:
         raise InputError(f"{path}: no image in {layout.image_folder} for {some(without_image, 'mask')}")
-    names = tuple(sorted(images.keys() & masks.keys()))
     return Pairs(
         path=path,
         names=names,
         storage=storage,
-        images=tuple(images[name][0] for name in names),
-        masks=tuple(masks[name][0] for name in names),
-        sizes=tuple((images[name][1], masks[name][1]) for name in names),
-        unpaired=tuple(images[name][0] for name in without_mask) + tuple(masks[name][0] for name in without_image),
+        images=tuple(images[name] for name in names),
+        masks=tuple(masks[name] for name in names),
+        sizes=tuple((sizes[images[name]], sizes[masks[name]]) for name in names),
+        unpaired=(*(images[name] for name in without_mask), *(masks[name] for name in without_image)),
     )
 
 
@@ -257,9 +279,6 @@ def superpixel_kind(superpixels: str | Path | None) -> str:
 
 def superpixel_source(pairs: Pairs, superpixels: str | Path, fallback: str | Path | None = None) -> SuperpixelSource:
     """Where a data set's superpixels come from, other than from itself; arguments and errors as of `open_pairs`."""
-    # Here, because that module reads and writes its files with this package, and imports it.
-    from purinet_jax.superpixels import SuperpixelCache, SuperpixelFolder, cache_folder
-
     if superpixels == "slic":
         return SuperpixelCache(cache_folder(pairs.path, fallback))
     source = SuperpixelFolder(superpixels)
@@ -352,16 +371,6 @@ def _open_prepared(path: Path) -> Pairs | None:
         sizes=tuple((image, mask) for image, mask in held["sizes"]),
         superpixels=PreparedSuperpixels(storage) if metadata["superpixels"] != "none" else None,
     )
-
-
-def _by_stem(path: Path, members: Iterable[Member]) -> dict[str, Member]:
-    found: dict[str, Member] = {}
-    for member, size in members:
-        stem = PurePosixPath(member).stem
-        if stem in found:
-            raise InputError(f"{path}: two files named {stem}: {found[stem][0]} and {member}")
-        found[stem] = member, size
-    return found
 
 
 def some(names: Sequence[str], what: str) -> str:

@@ -19,6 +19,7 @@ from purinet_jax.data.pairs import Pairs, bad_pairs, superpixel_kind, superpixel
 from purinet_jax.data.sets import SETS, VERSION, SalientSet
 from purinet_jax.data.sources import find_splits
 from purinet_jax.data.storage import prepared_metadata
+from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
 from purinet_jax.locks import only_process
 
@@ -81,7 +82,7 @@ def prepare(
     left_out = dict(zip(sources, bad_pairs(list(sources.values()), skip_bad, progress), strict=True))
     _check_space(output, sources, kind)
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = usable_cores()
     try:
         with only_process(work, "preparing this data set"):
             # The one that went before us may have had this very folder.

@@ -1,0 +1,130 @@
+"""`purinet evaluate`: networks, or maps from files, measured on data sets."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from purinet_jax.commands.arguments import add_network_arguments, named, not_negative, say_devices
+from purinet_jax.devices import describe_cpu, describe_devices, usable_cores
+from purinet_jax.errors import InputError
+
+SUMMARY = "Measure networks, or maps from files, on data sets."
+EXAMPLES = """examples:
+  purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip
+  purinet evaluate --checkpoint runs/stage3 --data DUTS-TE.zip ECSSD/ --json > numbers.json
+  purinet evaluate --maps U2Net/ BASNet=downloads/basnet.zip --masks DUTS-TE/DUTS-TE-Mask --plots plots
+  purinet evaluate --checkpoint ours=runs/stage3 --maps U2Net/ --data DUTS-TE.zip --per-image images.csv --latex
+
+Every number follows one of two protocols, and numbers of different protocols cannot be compared. purnet is the released
+code's, which the paper's tables use: all but a mask's brightest value is ground, F is that of the mean precision and
+recall, maps of another size are resized. pysod is PySODMetrics', which most of the field uses: object is above 128, F
+is the mean of the images', maps of another size are refused.
+wF is weighted F, S the S-measure; F and E are the largest and the mean over all thresholds, and those at twice the
+map's mean (adp); BIoU is the boundary IoU of the map cut at half.
+Maps have the names of their masks but for the ending; for several sets, each set's lie in a folder of its name.
+Methods are called after their folders or files, and as NAME if written NAME=PATH; so are data sets. The paper's numbers
+stand beside those of a set that has the published name and number of pairs."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        default=[],
+        metavar="RUN|FILE",
+        help="networks: runs' folders or files of weights (default without --maps: the weights in this package)",
+    )
+    parser.add_argument("--maps", nargs="+", default=[], metavar="DIR|ZIP", help="maps from files, one method each")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--data", nargs="+", metavar="DIR|ZIP", help="data sets: pairs of image and mask")
+    truth.add_argument("--masks", metavar="DIR|ZIP", help="masks alone, for --maps")
+    parser.add_argument(
+        "--protocol", choices=("purnet", "pysod", "both"), default="both", help="whose rules to follow (default both)"
+    )
+    parser.add_argument(
+        "--skip-unpaired", action="store_true", help="leave out files without a counterpart, and say how many"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON, with all digits, instead of a table")
+    form.add_argument("--csv", action="store_true", help="print comma-separated values, with all digits")
+    form.add_argument("--markdown", action="store_true", help="print a table in Markdown")
+    form.add_argument("--latex", action="store_true", help="print a table in LaTeX (package booktabs)")
+    parser.add_argument(
+        "--per-image",
+        type=Path,
+        metavar="FILE.csv",
+        help="write each image's numbers, the worst mean absolute error (of the first protocol) first",
+    )
+    parser.add_argument(
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="draw curves of precision, recall, F and E, and the 16 worst images (by the same order)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=not_negative,
+        default=usable_cores(),
+        help="processes that measure (default: as many as CPUs; 0: none but this one)",
+    )
+    add_network_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from purinet_jax.evaluation import tables
+    from purinet_jax.evaluation.evaluate import PROTOCOLS, evaluate
+    from purinet_jax.evaluation.methods import Maps, Network, open_data, open_maps, open_masks
+
+    # What is asked for must have a place before minutes are spent on it.
+    if arguments.per_image is not None and not arguments.per_image.absolute().parent.is_dir():
+        raise InputError(f"{arguments.per_image}: its folder does not exist")
+    if arguments.masks is not None:
+        name, path = named(arguments.masks)
+        truths = [open_masks(path, name)]
+    else:
+        truths = [open_data(path, name, arguments.skip_unpaired) for name, path in map(named, arguments.data)]
+    methods: list[Network | Maps] = []
+    networks = arguments.checkpoint or not arguments.maps
+    # Maps from files are measured without JAX.
+    uses_jax = networks or arguments.require is not None
+    say_devices(describe_devices(arguments.require) if uses_jax else describe_cpu(), arguments.quiet)
+    if arguments.plots is not None:
+        from purinet_jax.evaluation.plots import open_plots, write_plots
+
+        open_plots(arguments.plots)
+    if networks:
+        from purinet_jax.prediction.predict import load
+        from purinet_jax.weights.shipped import SHIPPED
+
+        for name, path in map(named, arguments.checkpoint):
+            network = load(path, arguments.size)
+            methods.append(Network(name or (path.resolve().name if path.is_dir() else path.stem), network))
+        if not arguments.checkpoint:
+            methods.append(Network(SHIPPED.stem, load(None, arguments.size)))
+    methods += [open_maps(path, name) for name, path in map(named, arguments.maps)]
+    evaluations = evaluate(
+        methods,
+        truths,
+        protocols=PROTOCOLS if arguments.protocol == "both" else (arguments.protocol,),
+        batch_size=arguments.batch,
+        workers=arguments.workers,
+        skip_unpaired=arguments.skip_unpaired,
+        per_image=arguments.per_image is not None,
+        progress=not arguments.quiet,
+    )
+    rows, remarks = tables.table_rows(evaluations), tables.notes(evaluations)
+    forms = {"json": tables.to_json, "csv": tables.to_csv, "markdown": tables.to_markdown, "latex": tables.to_latex}
+    form = next((forms[name] for name in forms if getattr(arguments, name)), tables.to_text)
+    print(form(rows), end="")
+    for remark in remarks:
+        print(remark, file=sys.stdout if form is tables.to_text else sys.stderr)
+    if arguments.per_image is not None:
+        from purinet_jax.data.images import write_atomically
+
+        text = tables.per_image_csv(evaluations).encode("utf-8", "surrogateescape")
+        write_atomically(arguments.per_image, text)
+    if arguments.plots is not None:
+        write_plots(arguments.plots, evaluations, methods, truths, batch_size=arguments.batch)
+    return 0

@@ -1,0 +1,200 @@
+"""Weights and images in, saliency maps out. Each image is squashed to the network's square, only the finest map is
+computed, and it is resized to the image: by guided upsampling for people (`load().predict(…)`), or as the authors'
+released code does it, to the grey level, for measuring (`predict_stream`). Streams read and finish images in threads
+beside the device.
+"""
+
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import jax
+import numpy as np
+from jax import Array
+from PIL import Image
+
+from purinet_jax.data.augment import resize_image
+from purinet_jax.data.images import read_picture, to_rgb
+from purinet_jax.errors import InputError
+from purinet_jax.network.inference import finest_maps, saliency_maps
+from purinet_jax.network.model import Maps, PurNet, build_model
+from purinet_jax.prediction.refine import refine_map, released_map, resize_map
+from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
+from purinet_jax.weights.convert import load_file, stored_size
+from purinet_jax.weights.shipped import SHIPPED, load_shipped
+
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
+"""A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
+
+# `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
+_MOST_AT_ONCE = 8
+
+_Beside = TypeVar("_Beside")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A network with its weights, ready for images; `load` makes one of a file.
+
+    Attributes:
+      model: the network.
+      variables: `{"params": …, "batch_stats": …}`; on the device, lest they are sent there with every batch.
+      size: side of the square that images are squashed to, pixels. The released network's is 320.
+    """
+
+    model: PurNet
+    variables: Mapping[str, Any]
+    size: int = 320
+
+    @overload
+    def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
+
+    @overload
+    def predict(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None, refine: bool = True
+    ) -> list[np.ndarray]: ...
+
+    def predict(
+        self,
+        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        size: int | None = None,
+        refine: bool = True,
+    ) -> np.ndarray | list[np.ndarray]:
+        """Finds the salient objects in one image or in each image of a list.
+
+        Args:
+          images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF orientation
+            says and are sRGB (`read_picture`); arrays and Pillow images are taken as they are.
+          size: side of the square that images are squashed to, pixels; the predictor's own if not given.
+          refine: let a map's edges follow those of its image where that is larger than the square
+            (`purinet_jax.prediction.refine`); otherwise, and with False, the network's answer is resized bilinearly.
+
+        Returns:
+          float32 [height, width] in [0, 1], of the image's size; a list of them for a list.
+
+        Raises:
+          InputError: a file cannot be read, an array is of another dtype or shape, or `size` is not positive.
+        """
+        size = checked_size(self.size if size is None else size)
+        if not isinstance(images, list | tuple):
+            return self._predict_some([images], size, refine)[0]
+        maps: list[np.ndarray] = []
+        for start in range(0, len(images), _MOST_AT_ONCE):
+            maps += self._predict_some(images[start : start + _MOST_AT_ONCE], size, refine)
+        return maps
+
+    def _predict_some(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
+        arrays = [_pixels(image) for image in images]
+        squares = [resize_image(array, size, size) for array in arrays]
+        maps = self.squashed_maps(squares, len(squares))
+        resize = refine_map if refine else lambda saliency, _, image: resize_map(saliency, image.shape)
+        # Interpolation may leave [0, 1] by a rounding error.
+        return [np.clip(resize(*parts), 0, 1) for parts in zip(maps, squares, arrays, strict=True)]
+
+    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+        """The maps of squares, before they are resized.
+
+        Args:
+          images: at most `batch_size` arrays uint8 [size, size, 3], all of one size.
+          batch_size: the batch is filled up to this many, since each shape is compiled for once.
+
+        Returns:
+          float32 [images, size, size] in [0, 1].
+        """
+        batch = _filled_up(images, batch_size)
+        return np.asarray(saliency_maps(self.model, self.variables, batch))[: len(images)]
+
+    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> list[Maps]:
+        """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
+        one float32 [1, size, size, 1] each."""
+        maps = finest_maps(self.model, self.variables, _filled_up(images, batch_size))
+        levels = [np.split(np.asarray(level[0]), batch_size) for level in maps if level]
+        return [Maps(*((level,) for level in parts)) for parts in zip(*levels, strict=True)][: len(images)]
+
+
+def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:
+    """Loads a network, whatever it is stored in.
+
+    Args:
+      path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
+        those two; the folder of a training run, or of one of its checkpoints. The weights that come with the
+        package (PurNet on MobileNetV2, light) if not given.
+      size: side in pixels that images are squashed to; by default that of the run, or what the file says, or 320.
+
+    Returns:
+      A predictor with its variables on the first device.
+
+    Raises:
+      InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
+    """
+    variables, config = load_shipped() if path is None else load_file(path)
+    if "part" in config:
+        raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
+    return Predictor(build_model(config), jax.device_put(variables), size or stored_size(path or SHIPPED) or 320)
+
+
+def predict_stream(
+    predictor: Predictor,
+    count: int,
+    read: Callable[[int], tuple[np.ndarray, _Beside]],
+    finish: Callable[[int, np.ndarray, _Beside], _Result],
+    *,
+    batch_size: int,
+) -> Generator[_Result | InputError]:
+    """Predicts on `count` images as the authors' released code does, a few batches being in memory at any time.
+
+    Args:
+      predictor: the network.
+      count: how many images; they go by index, from 0.
+      read: index → the image, uint8 [height, width, 3], and anything that `finish` shall be given. Called in
+        threads, ahead of the device.
+      finish: index, the map uint8 [height, width] as the authors' files hold it, and what `read` gave → a
+        result. Called in threads, behind the device.
+      batch_size: how many images the network takes at once, at least 1.
+
+    Yields:
+      For each image, in order, the result, or the InputError where `read` could not read it. Close the generator
+      where it may not be run to its end.
+
+    Raises:
+      InputError: `batch_size` or the predictor's size is not positive, or `finish` raised it.
+    """
+
+    size = checked_size(predictor.size)
+
+    def squash(index: int) -> Squashed:
+        image, beside = read(index)
+        return Squashed(resize_image(image, size, size), image.shape, beside)
+
+    def complete(index: int, saliency: np.ndarray, image: Squashed) -> _Result:
+        return finish(index, released_map(saliency, image.shape), image.beside)
+
+    yield from answer_stream(predictor.squashed_maps, count, squash, complete, batch_size=batch_size)
+
+
+def _pixels(image: ImageLike) -> np.ndarray:
+    """An image of any kind that `predict` takes as uint8 [height, width, 3]."""
+    if isinstance(image, str | os.PathLike):
+        return read_picture(Path(image))[0]
+    if isinstance(image, Image.Image):
+        return to_rgb(image, "image")
+    if not isinstance(image, np.ndarray | Array):
+        raise InputError(f"image: must be a path, a Pillow image or an array, not {type(image).__name__}")
+    array = np.asarray(image)
+    grey = array.ndim == 2
+    if array.dtype != np.uint8 or array.size == 0 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+        raise InputError(
+            "image: an array must be uint8 [height, width, 3] or [height, width], "
+            f"not {array.dtype} {list(array.shape)}"
+        )
+    return np.repeat(array[:, :, None], 3, axis=2) if grey else array
+
+
+def _filled_up(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    """A batch of `batch_size` squares, black behind the last image."""
+    batch = np.zeros((batch_size, *images[0].shape), np.uint8)
+    batch[: len(images)] = images
+    return batch

@@ -1,0 +1,9 @@
+"""The configuration of the released network, as the authors' weights tell it."""
+
+RELEASED = {
+    "backbone": "resnet50",
+    "channels": 128,
+    "attention": True,
+    "scaled_promotion": False,
+    "light": False,
+}
