@@ -9,25 +9,31 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from purinet_jax.network.backbones import VGG16, MobileNetV2, ResNet50
+from purinet_jax.network.backbones import VGG16, EfficientNetLite, MobileNetV2, ResNet50
 
 EXTRACTORS: dict[str, Callable[..., Any]] = {
     "resnet50": ResNet50,
     "resnet50 undilated": lambda **settings: ResNet50((1, 2, 2, 2), (1, 1, 1, 1), **settings),
     "vgg16": VGG16,
     "mobilenet_v2": MobileNetV2,
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite2": lambda **settings: EfficientNetLite(1.1, 1.2, **settings),
 }
 STRIDES = {
     "resnet50": (4, 4, 8, 16, 16),
     "resnet50 undilated": (4, 4, 8, 16, 32),
     "vgg16": (4, 4, 8, 16, 16),
     "mobilenet_v2": (4, 8, 16, 32),
+    "efficientnet_lite0": (4, 8, 16, 32),
+    "efficientnet_lite2": (4, 8, 16, 32),
 }
 CHANNELS = {
     "resnet50": (64, 256, 512, 1024, 2048),
     "resnet50 undilated": (64, 256, 512, 1024, 2048),
     "vgg16": (128, 256, 512, 512, 512),
     "mobilenet_v2": (24, 32, 96, 320),
+    "efficientnet_lite0": (24, 40, 112, 320),
+    "efficientnet_lite2": (24, 48, 120, 352),
 }
 
 
@@ -100,6 +106,9 @@ KERAS_MOBILENET = 2_257_984 - 34_112 - 320 * 1280 - 2 * 1280
         ("resnet50 undilated", 23_508_032),
         ("vgg16", 14_714_688),
         ("mobilenet_v2", KERAS_MOBILENET),
+        # Lite0 has 4,652,008 parameters with its head, Lite2 6,092,072.
+        ("efficientnet_lite0", 4_652_008 - 320 * 1280 - 2 * 1280 - 1280 * 1000 - 1000),
+        ("efficientnet_lite2", 6_092_072 - 352 * 1280 - 2 * 1280 - 1280 * 1000 - 1000),
     ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, count: int, variables_of: dict[str, Any]) -> None:
@@ -152,6 +161,18 @@ def test_mobilenet_names_are_keras(variables_of: dict[str, Any]) -> None:
     assert params["block_16_project/kernel"].shape == (1, 1, 960, 320)
 
 
+def test_efficientnet_names_are_those_of_its_pytorch_ports(variables_of: dict[str, Any]) -> None:
+    params = flat(variables_of["efficientnet_lite2"]["params"])
+    blocks = [name.split("/") for name in params if name.startswith("_blocks/")]
+    assert {name.split("/")[0] for name in params} == {"_conv_stem", "_bn0", "_blocks"}
+    assert {parts[1] for parts in blocks} == {str(i) for i in range(21)}
+    first, rest = ({parts[2] for parts in blocks if (parts[1] == "0") is is_first} for is_first in (True, False))
+    assert first == {"_depthwise_conv", "_bn1", "_project_conv", "_bn2"}
+    assert rest == first | {"_expand_conv", "_bn0"}
+    assert params["_blocks/4/_depthwise_conv/depthwise_kernel"].shape == (5, 5, 144, 1)
+    assert params["_blocks/20/_project_conv/kernel"].shape == (1, 1, 1248, 352)
+
+
 def draw(variables: Any) -> Any:
     """Values for all parameters and statistics, seeded by their place among the sorted names."""
 
@@ -161,7 +182,7 @@ def draw(variables: Any) -> Any:
         if leaf == "kernel":
             return normal * np.float32(np.sqrt(2 / np.prod(shape[:-1])))
         if leaf == "depthwise_kernel":
-            return normal * np.float32(np.sqrt(2 / 9))
+            return normal * np.float32(np.sqrt(2 / np.prod(shape[:2])))
         return {"scale": 1, "bias": 0, "mean": 0, "var": 1}[leaf] + np.float32(0.1) * np.tanh(normal)
 
     names = sorted(flat(variables))
@@ -188,6 +209,18 @@ PYTORCH = {
         (0.42125, 4.60961, 0.71282, 0.15925),
         (0.61613, 4.55942, 0.52157, 0.88015),
         (0.19920, 2.44257, 0.21366, 0.20543),
+    ],
+    "efficientnet_lite0": [
+        (0.14091, 3.05852, -0.14804, 0.47557),
+        (-0.53065, 3.54632, -0.42831, -0.69511),
+        (0.24048, 3.66118, 0.34346, 0.31381),
+        (0.08193, 2.25370, 0.04131, 0.11661),
+    ],
+    "efficientnet_lite2": [
+        (-0.26145, 3.68647, -0.39394, 0.23504),
+        (0.34771, 4.07364, 0.03580, 0.06759),
+        (0.40990, 4.19784, 0.16500, 0.50875),
+        (0.07187, 2.39768, 0.01521, 0.13699),
     ],
     "resnet50": [
         (1.88725, 0.89771, 1.51513, 1.65999),

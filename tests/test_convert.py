@@ -30,7 +30,10 @@ from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_
 
 GOLDEN = Path(__file__).with_name("fixtures") / "golden"
 # The extractor with the fewest parameters, and a decoder of two channels.
-SMALL = {"backbone": "mobilenet_v2", "channels": 2, "attention": True, "scaled_promotion": False, "light": False}
+SMALL = {
+    **{"backbone": "mobilenet_v2", "channels": 2, "attention": True},
+    **{"scaled_promotion": False, "light": False, "context": False},
+}
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 VGG_WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
@@ -136,7 +139,7 @@ def test_the_stage_is_in_the_names() -> None:
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
-@pytest.mark.parametrize("backbone", ["mobilenet_v2", "vgg16"])
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet_v2", "vgg16"])
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.slow
 def test_every_network_goes_out_and_in(backbone: str, attention: bool) -> None:
@@ -211,6 +214,20 @@ def test_torchvision_vgg16(tmp_path: Path) -> None:
     loaded, loaded_config = load_variables(tmp_path / "vgg16.npz")
     assert_same(loaded, variables)
     assert loaded_config == config
+
+
+def test_efficientnet_lite2(tmp_path: Path) -> None:
+    """The names of its PyTorch ports, whose classifier has a BatchNorm with a count of its own."""
+    variables, _ = small_variables(backbone="efficientnet_lite2", attention=False)
+    theirs = {name: array for name, array in to_authors(variables).items() if name.startswith(("_b", "_c"))}
+    head = {"_conv_head.weight": np.zeros((2, 3, 1, 1)), "_bn1.weight": np.zeros(2), "_fc.bias": np.zeros(1)}
+    head["_bn1.num_batches_tracked"] = np.array(5)
+    write_tensors(tmp_path / "theirs.npz", theirs | head)
+    report = convert_file(tmp_path / "theirs.npz", tmp_path / "ours.safetensors")
+    assert report.endswith(f"no use for them: {', '.join(sorted(head))}")
+    loaded, config = load_variables(tmp_path / "ours.safetensors")
+    assert config == {"backbone": "efficientnet_lite2", "part": "backbone"}
+    assert_same(loaded, {name: {"backbone": part["backbone"]} for name, part in variables.items()})
 
 
 @pytest.mark.parametrize("ending", ["", ":0"])
@@ -294,7 +311,10 @@ def test_settings_left_out_are_the_released_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ({"backbone": "resnet18"}, r"model\.backbone: 'resnet18' is none of mobilenet_v2, resnet50, vgg16"),
+        (
+            {"backbone": "resnet18"},
+            r"model\.backbone: 'resnet18' is none of efficientnet_lite0, .*, vgg16",
+        ),
         ({"channels": 2}, r"model\.backbone: None"),
         ({"backbone": ["resnet50"]}, r"model\.backbone"),
         (SMALL | {"width": 1}, r"model\.width: no such setting"),
@@ -377,7 +397,7 @@ def test_files_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write_tensors("a.npz", {"weight": np.zeros(2), "bias": np.zeros(2)})
     with pytest.raises(
         InputError,
-        match=r"^a\.npz: holds no tensors of mobilenet_v2, resnet50, vgg16 \(begins with bias, weight\)$",
+        match=r"^a\.npz: holds no tensors of efficientnet_lite0, .*, vgg16 \(begins with bias, weight\)$",
     ):
         convert_file("a.npz", "b.npz")
     with pytest.raises(InputError, match=r"^a\.npz: holds no purinet_jax variables"):

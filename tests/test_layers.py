@@ -444,14 +444,17 @@ def test_bilinear_upsampling_equals_interpolation_pixel_by_pixel(factor: int) ->
         close(actual[:, row, column], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [3, 5])
 @pytest.mark.parametrize(("height", "width", "stride"), [(6, 8, 1), (7, 5, 1), (6, 8, 2), (7, 5, 2), (6, 5, 2)])
-def test_depthwise_gradients_equal_the_grouped_convolutions(height: int, width: int, stride: int) -> None:
-    x, kernel = normal(0, 3, height, width, 4), normal(1, 3, 3, 4, 1)
+def test_depthwise_outputs_and_gradients_equal_the_grouped_convolutions(
+    height: int, width: int, stride: int, window: int
+) -> None:
+    x, kernel = normal(0, 3, height, width, 4), normal(1, window, window, 4, 1)
 
     def grouped(x: Any, kernel: Any, stride: int) -> Any:
         return jax.lax.conv_general_dilated(
             x,
-            kernel.reshape(3, 3, 1, 4),
+            kernel.reshape(window, window, 1, 4),
             (stride, stride),
             "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

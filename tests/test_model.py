@@ -303,7 +303,7 @@ def test_scaled_promotion_has_mean_one_and_the_same_parameters(
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 @pytest.mark.parametrize(
-    "settings", [{}, {"channels": 16, "attention": False, "scaled_promotion": True, "light": True}]
+    "settings", [{}, {"channels": 16, "attention": False, "scaled_promotion": True, "light": True, "context": True}]
 )
 def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, Any]) -> None:
     model = build_model({"backbone": name, **settings})
@@ -314,6 +314,7 @@ def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, A
         "attention": True,
         "scaled_promotion": False,
         "light": False,
+        "context": False,
         **settings,
     }
     assert build_model(config) == model
@@ -330,7 +331,7 @@ def test_build_model_defaults_to_the_released_network_and_leaves_its_argument() 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, r"^model\.backbone: None is none of mobilenet_v2, resnet50, vgg16$"),
+        ({}, r"^model\.backbone: None is none of efficientnet_lite0, .*, resnet50, vgg16$"),
         ({"backbone": "resnet101"}, r"^model\.backbone: 'resnet101' is none of"),
         ({"backbone": "vgg16", "width": 64}, r"^model\.width: no such setting$"),
         ({"backbone": "vgg16", "dtype": "bfloat16"}, r"^model\.dtype: no such setting$"),
@@ -352,3 +353,28 @@ def test_the_light_network_has_no_transposed_convolutions_and_shorter_branches(
     maps = jax.jit(light.apply)(draw(abstract_variables(light)), images)
     for kind in maps:
         assert [x.shape for x in kind] == [(2, *SIZE, 1)] * 3
+
+
+def test_context_is_one_more_level_that_sees_the_whole_image(variables: Any, images: np.ndarray) -> None:
+    model = SMALL.clone(light=True, context=True)
+    abstract = abstract_variables(model)
+    added = {name.split("/")[1] for name in flat(abstract)} - {name.split("/")[1] for name in flat(variables)}
+    assert "context" in added
+    assert all(name == "context" or "4" in name for name in added)
+    assert parameter_group("context") == "purificatory"
+    drawn = draw(abstract)
+    apply = jax.jit(lambda images: model.apply(drawn, images).saliency)
+    maps = apply(images)
+    assert [x.shape for x in maps] == [(2, *SIZE, 1)] * 4
+
+
+def test_one_corner_reaches_the_opposite_one_by_context_alone() -> None:
+    images = np.random.default_rng(0).standard_normal((1, 96, 96, 3)).astype(np.float32)
+    moved = images.copy()
+    moved[:, 0, 0] += 10
+    for context in (False, True):
+        model = SMALL.clone(light=True, attention=False, context=context)
+        variables = draw(abstract_variables(model))
+        apply = jax.jit(lambda x, model=model, variables=variables: model.apply(variables, x).saliency[0])
+        reached = bool((apply(moved) != apply(images))[:, -4:, -4:].any())
+        assert reached is context

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from purinet_jax.errors import InputError
 from purinet_jax.network.attention import promotion_attention, rectification_attention
 from purinet_jax.network.backbones import VGG16, EfficientNetLite, MobileNetV2, ResNet50
 from purinet_jax.network.backbones.efficientnet_lite import InvertedResidual
-from purinet_jax.errors import InputError
 from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
 
 EXTRACTORS: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The training of the shipped weights: phases on growing images, each starting from the averaged weights of the one
+# before. A day on two CPU cores, at low priority; run it again after whatever stopped it and it goes on.
+# `kill -STOP` and `-CONT` pause it while something else is timed.
+#   bash scripts/train_shipped.sh DUTS-TR.zip efficientnet_lite2_imagenet.pth runs/shipped
+# On another machine, from the weights that an earlier phase left, with the phase that follows:
+#   bash scripts/train_shipped.sh DUTS-TR.zip purnet_context.safetensors runs/shipped 256
+set -euo pipefail
+if [ $# -lt 3 ] || [ $# -gt 4 ]; then
+  echo "usage: $0 TRAINING-DATA WEIGHTS OUTPUT [FIRST-PHASE]" >&2
+  exit 2
+fi
+training=$1 init=$2 output=$3 first=${4:-192}
+case $first in 192 | 256 | 320) ;; *)
+  echo "$0: $first is none of the phases 192, 256, 320" >&2
+  exit 2
+  ;;
+esac
+
+phase() { # SIZE STEPS OPTION...
+  local size=$1 steps=$2
+  shift 2
+  [ "$size" -ge "$first" ] || return 0
+  if [ ! -d "$output/$size/checkpoints/$steps" ]; then
+    nice -n 19 purinet train --config purnet_context --data "$training" --init "$init" -o "$output/$size" --quiet \
+      --config.data.size="$size" --config.steps="$steps" "$@"
+  fi
+  # A run that was asked to stop ends well too, before its last step; the next phase wants that one.
+  [ -d "$output/$size/checkpoints/$steps" ] || exit 0
+  init=$output/$size
+}
+
+phase 192 2564                                                                                # 4 epochs of 10,253
+phase 256 5128 --config.batch_size=8 --config.optimizer.rate=1e-3 --config.average_decay=0.999 # 4 epochs
+phase 320 5128 --config.batch_size=8 --config.optimizer.rate=5e-4 --config.average_decay=0.999 # 4 epochs
