@@ -6,4 +6,5 @@ RELEASED = {
     "attention": True,
     "scaled_promotion": False,
     "light": False,
+    "context": False,
 }
