@@ -1,6 +1,7 @@
 """Four host devices for all tests (what runs on one takes the first), and one cache of compiled programs."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -15,3 +16,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process 
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+# Tracing makes millions of small objects, none of them in circles; looking for circles took a fifth of its time.
+gc.set_threshold(100_000, 50, 100)

@@ -5,9 +5,12 @@ hundred times as long.
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
@@ -23,34 +26,71 @@ def convolution_by_products(
     """What `lax.conv_general_dilated` gives, ungrouped and of one or two spatial axes."""
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     rank = len(window_strides)
-    ones = (1,) * rank
-    x, kernel = lhs.transpose(numbers.lhs_spec), rhs.transpose(numbers.rhs_spec)  # [N, C, …], [O, C, …]
-    dilation, window = rhs_dilation or ones, kernel.shape[2:]
-    extent = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
     if isinstance(padding, str):
         assert padding == "VALID"
         padding = ((0, 0),) * rank
-    interior = [size - 1 for size in lhs_dilation or ones]
-    config = [(0, 0, 0)] * 2 + [(*pad, inside) for pad, inside in zip(padding, interior, strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), config)
+    y = _products(
+        lhs.transpose(_channels_last(numbers.lhs_spec)),
+        rhs.transpose(_channels_last(numbers.rhs_spec)),
+        tuple(window_strides),
+        tuple((low, high, size - 1) for (low, high), size in zip(padding, lhs_dilation or (1,) * rank, strict=True)),
+        tuple(rhs_dilation or (1,) * rank),
+    )
+    return y.transpose([_channels_last(numbers.out_spec).index(axis) for axis in range(rank + 2)])
+
+
+def _channels_last(spec: Sequence[int]) -> tuple[int, ...]:
+    """(batch or out, channels, space …) → (batch or out, space …, channels)."""
+    return (spec[0], *spec[2:], spec[1])
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _products(
+    x: Array,
+    kernel: Array,
+    strides: tuple[int, ...],
+    padding: tuple[tuple[int, int, int], ...],
+    dilation: tuple[int, ...],
+) -> Array:
+    """`x` [batch, space …, in] and `kernel` [out, window …, in] → [batch, space …, out].
+
+    As a loop: its body is compiled once, and not for each place of the window. Traced once for each shape.
+    """
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
+    window = kernel.shape[1:-1]
+    extent = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
     shape = [
-        (size - reach) // stride + 1 for size, reach, stride in zip(x.shape[2:], extent, window_strides, strict=True)
+        (size - reach) // stride + 1 for size, reach, stride in zip(x.shape[1:-1], extent, strides, strict=True)
     ]
-    axes = "xy"[:rank]
+
+    def places(counts: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+        return np.array([[at * s for at, s in zip(place, steps, strict=True)] for place in _all_places(counts)])
+
+    def part(start: Array, counts: Sequence[int], steps: Sequence[int]) -> Array:
+        """`x` at `counts` places from `start`, `steps` apart."""
+        sizes = [(count - 1) * step + 1 for count, step in zip(counts, steps, strict=True)]
+        whole = lax.dynamic_slice(x, (0, *start, 0), (len(x), *sizes, x.shape[-1]))
+        return whole[:, *(slice(None, None, step) for step in steps)]
+
     if math.prod(window) <= math.prod(shape):
-        total: Any = 0
-        for tap in itertools.product(*map(range, window)):
-            starts = [at * step for at, step in zip(tap, dilation, strict=True)]
-            ends = [a + (n - 1) * s + 1 for a, n, s in zip(starts, shape, window_strides, strict=True)]
-            part = lax.slice(x, (0, 0, *starts), (*x.shape[:2], *ends), (1, 1, *window_strides))
-            total += jnp.einsum(f"nc{axes},oc->no{axes}", part, kernel[(slice(None), slice(None), *tap)])
-    else:  # few values of large windows, as in a kernel's gradient
-        values = []
-        for place in itertools.product(*map(range, shape)):
-            starts = [at * stride for at, stride in zip(place, window_strides, strict=True)]
-            ends = [a + reach for a, reach in zip(starts, extent, strict=True)]
-            part = lax.slice(x, (0, 0, *starts), (*x.shape[:2], *ends), (1, 1, *dilation))
-            values.append(jnp.einsum(f"nc{axes},oc{axes}->no", part, kernel))
-        total = jnp.stack(values, -1).reshape(*values[0].shape, *shape)
-    order = [numbers.out_spec.index(axis) for axis in range(rank + 2)]
-    return total.transpose(order)
+
+        @jax.checkpoint
+        def tap(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+            start, values = at
+            return total + part(start, shape, strides) @ values, None
+
+        taps = jnp.moveaxis(kernel.reshape(len(kernel), -1, kernel.shape[-1]), 0, 2)
+        total = jnp.zeros((len(x), *shape, len(kernel)), x.dtype)
+        return lax.scan(tap, total, (places(window, dilation), taps))[0]
+
+    # few values of large windows, as in a kernel's gradient
+    @jax.checkpoint
+    def value(_: None, start: Array) -> tuple[None, Array]:
+        return None, part(start, window, dilation).reshape(len(x), -1) @ kernel.reshape(len(kernel), -1).T
+
+    values = lax.scan(value, None, places(shape, strides))[1]
+    return jnp.moveaxis(values, 0, 1).reshape(len(x), *shape, len(kernel))
+
+
+def _all_places(counts: Sequence[int]) -> list[tuple[int, ...]]:
+    return list(itertools.product(*map(range, counts)))
