@@ -1,11 +1,13 @@
-# Sourced by the other scripts: the virtual environment .venv, made at the first run, and `step`, which says what is
-# being done. Needs Python 3.11 or newer, and at the first run the network.
+# Sourced by the other scripts: the virtual environment `$environment` (.venv if not said otherwise), made at the first
+# run, and `step`, which says what is being done. Needs Python 3.11 or newer, and at the first run the network.
 set -euo pipefail
+
+environment=${environment:-.venv}
 
 step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }
 
 # Only a finished environment has pip; one that an interrupted run left behind is made anew.
-if [ ! -x .venv/bin/pip ]; then
+if [ ! -x "$environment/bin/pip" ]; then
   python=
   for name in python3.13 python3.12 python3.11 python3; do
     # Run, not looked up: pyenv puts names on the path that start nothing, and Debian's Python may lack ensurepip.
@@ -18,6 +20,6 @@ if [ ! -x .venv/bin/pip ]; then
     echo "$0: needs Python 3.11 or newer, with venv and ensurepip" >&2
     exit 1
   fi
-  step ".venv: $("$python" --version)"
-  "$python" -m venv --clear .venv
+  step "$environment: $("$python" --version)"
+  "$python" -m venv --clear "$environment"
 fi

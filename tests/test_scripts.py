@@ -1,8 +1,7 @@
-"""What a newcomer meets first: configs, the README's commands, the scripts and the versions they install."""
+"""What a newcomer meets first: configs, the scripts and the versions they install."""
 
 import importlib.util
 import re
-import shlex
 import subprocess
 import tomllib
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from pages import commands_in, parses
 from PIL import Image
 
-from purinet_jax.commands.main import build_parser
 from purinet_jax.errors import InputError
 from purinet_jax.network.model import build_model
 from purinet_jax.training.configurations import known_configurations, load_config
@@ -26,26 +25,6 @@ from purinet_jax.training.optim import GROUPS, OptimizerConfig, make_optimizer
 ROOT = Path(__file__).parents[1]
 CONFIGS = known_configurations()
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
-
-
-def parses(command: str) -> None:
-    """Fails unless the command line would take this command; a training one's overrides must be settings."""
-    program, *words = shlex.split(re.split(" [<>] ", command)[0], comments=True)
-    assert program == "purinet"
-    try:
-        arguments, rest = build_parser().parse_known_args(words)
-    except SystemExit as error:
-        pytest.fail(f"{command}: exit code {error.code}")
-    if arguments.command == "train":
-        load_config(arguments.config, rest)
-    else:
-        assert not rest, command
-
-
-def commands_in(text: str) -> list[str]:
-    """The `purinet …` commands in a text: lines in code blocks, joined where a backslash ends them."""
-    joined = text.replace("\\\n", " ")
-    return [line.strip() for line in joined.splitlines() if line.strip().startswith("purinet ")]
 
 
 def names_in(requirements: Sequence[str]) -> set[str]:
@@ -99,32 +78,6 @@ def test_fixed_recipe_is_stage_3_but_for_losses_and_rates() -> None:
     assert stage3["optimizer"].pop("decaying_groups") == ("backbone",)
     assert fixed == stage3
     assert fixed["reset_upsampling"] is False
-
-
-def test_every_command_in_the_readme_parses() -> None:
-    commands = commands_in((ROOT / "README.md").read_text())
-    assert {shlex.split(command, comments=True)[1] for command in commands} == {
-        "benchmark",
-        "convert",
-        "evaluate",
-        "predict",
-        "prepare",
-        "train",
-    }
-    for command in commands:
-        parses(command)
-
-
-def test_readme_names_only_files_that_are_there() -> None:
-    text = (ROOT / "README.md").read_text()
-    names = re.findall(r"\b((?:configs|docs|scripts|tests|purinet_jax)/[\w./]+\w)", text)
-    assert len(names) > 5
-    assert [name for name in names if not (ROOT / name).exists()] == []
-
-
-def test_readme_lines_fit() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert [line for line in text.splitlines() if len(line) > 120] == []
 
 
 def test_constraints_are_exact_versions_and_cover_the_dependencies() -> None:

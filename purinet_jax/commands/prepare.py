@@ -11,8 +11,8 @@ EXAMPLES = """examples:
   purinet train --config purnet_resnet50_stage1 --data datasets/duts:train -o runs/stage1
 
 NAME is duts, ecssd, dut_omron, pascal_s, hku_is, xpie or sod. DIR is a folder of images beside a folder of masks, or
-holds the authors' zips or what was unpacked from them, perhaps among others. The same command again goes on where it
-was stopped, and does nothing where the set is there."""
+holds the authors' archives (zip, tar, tar.gz) or what was unpacked from them, perhaps among others. The same command
+again goes on where it was stopped, and does nothing where the set is there."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

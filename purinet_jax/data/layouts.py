@@ -13,8 +13,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from purinet_jax.data.archives import Tar, Zip, without_ending
 from purinet_jax.data.images import read_rgb
-from purinet_jax.data.storage import Folder, Storage, Zip
+from purinet_jax.data.storage import Folder, Storage
 from purinet_jax.errors import InputError
 
 # Compared without case and separators, from the end: "DUTS-TR-Image", "Imgs", "ground_truth_mask", "GT".
@@ -53,11 +54,11 @@ class Layout:
         return f"{self.image_folder} with {self.mask_folder}"
 
 
-def find_layouts(storage: Folder | Zip) -> list[Layout]:
+def find_layouts(storage: Folder | Zip | Tar) -> list[Layout]:
     """Finds everything in a storage that looks like a data set.
 
     Args:
-      storage: a folder or zip.
+      storage: a folder or archive.
 
     Returns:
       What was found, the surest first; empty if there is nothing.
@@ -87,7 +88,7 @@ def find_layouts(storage: Folder | Zip) -> list[Layout]:
 
 def _kind(folder: str) -> str | None:
     """What a folder holds, by its name: "image", "mask", or None."""
-    words = re.split("[-_ .]", re.sub(r"(\.zip)+$", "", folder.lower()))
+    words = re.split("[-_ .]", without_ending(folder.lower()))
     plain = "".join(words)
     if plain.endswith(_MASK_FOLDERS):
         return "mask"

@@ -1,4 +1,4 @@
-"""Data sets of images and their masks, read one pair at a time: from a folder, straight from a zip, or from a set
+"""Data sets of images and their masks, read one pair at a time: from a folder, straight from an archive, or from a set
 that `purinet prepare` wrote. What is wrong with a data set is said when it is opened, as far as names can tell, and
 by `check_pairs`, which decodes every file.
 """
@@ -182,7 +182,7 @@ def open_pairs(
     one of the same file names.
 
     Args:
-      path: a folder, a zip of it (read in place, not unpacked), or a set that `purinet prepare` wrote, as
+      path: a folder, a zip or tar of it (read in place, not unpacked), or a set that `purinet prepare` wrote, as
         `<output>/<name>:<split>`, where a set of one split needs no `:<split>`.
       superpixels: "slic" to take those that a prepared set holds, or else to compute them, once, into `<path without
         .zip>.superpixels`; a folder of `.mat` or `.png` files with the images' names; None for no superpixels.
@@ -195,7 +195,7 @@ def open_pairs(
 
     Raises:
       InputError: there is no such data set or split, it is empty, images and masks do not match, two files share a
-        name, a zip's member leaves the folder or is encrypted, or the superpixels have no place or are
+        name, an archive's member leaves the folder, is a link or encrypted, or the superpixels have no place or are
         incomplete.
     """
     path = Path(path)

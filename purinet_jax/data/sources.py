@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
+from purinet_jax.data.archives import Tar, Zip
 from purinet_jax.data.layouts import Layout, find_layouts
 from purinet_jax.data.pairs import Pairs, pairs_of, some
 from purinet_jax.data.sets import SETS, SalientSet
-from purinet_jax.data.storage import Folder, Zip, zips_in
+from purinet_jax.data.storage import Folder, archives_in, open_storage
 from purinet_jax.errors import InputError
 
 _Candidate = TypeVar("_Candidate")
@@ -59,12 +60,12 @@ def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
     return {split: _only(known, path, split, found) for split, found in by_split.items() if found}
 
 
-def _storage(known: SalientSet, path: Path) -> Folder | Zip:
+def _storage(known: SalientSet, path: Path) -> Folder | Zip | Tar:
     if not path.is_dir():
-        return Zip(path)
-    zips = zips_in(path)
+        return open_storage(path)
+    archives = archives_in(path)
     # Another data set's archive need not even be whole.
-    return Folder(path, tuple(_ours(known, zips, [Path(name).parts for name in zips])))
+    return Folder(path, tuple(_ours(known, archives, [Path(name).parts for name in archives])))
 
 
 def _parts(layout: Layout) -> tuple[str, ...]:

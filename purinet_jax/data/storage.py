@@ -1,28 +1,23 @@
-"""Where a data set's files lie: a folder, a zip, a folder with zips in it, or a set that `purinet prepare` wrote.
-Each gives the bytes of a file by its path inside, can be pickled, and opens its files once per process.
+"""Where a data set's files lie: a folder, an archive, a folder with archives in it, or a set that `purinet prepare`
+wrote. Each gives the bytes of a file by its path inside, can be pickled, and opens its files once per process.
 """
 
 import json
 import os
 import re
-import threading
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
-from purinet_jax.data.images import EXTENSIONS, read_values
+from purinet_jax.data.archives import ENDINGS, OncePerProcess, Tar, Zip, is_ignored, is_wanted, open_archive
+from purinet_jax.data.images import read_values
 from purinet_jax.errors import InputError
 
 # A slip such as opening a home folder must not walk a whole disk.
 _DEPTH = 4
 _FOLDER_LIMIT = 5_000
-
-_MEMBER_LIMIT = 1 << 30  # bytes; no image of permitted size comes near, and a zip can claim anything
-
-_Opened = TypeVar("_Opened")
 
 
 class Storage(Protocol):
@@ -35,104 +30,40 @@ class Storage(Protocol):
         ...
 
 
-class _OncePerProcess(Generic[_Opened]):
-    """Opens something when it is first asked for, once per process: handles go into no worker process."""
-
-    def __init__(self, opening: Callable[[], _Opened]) -> None:
-        self._opening = opening
-        self._lock = threading.Lock()
-        self._opened: tuple[int, _Opened] | None = None
-
-    def get(self) -> _Opened:
-        with self._lock:
-            if self._opened is None or self._opened[0] != os.getpid():
-                self._opened = os.getpid(), self._opening()
-            return self._opened[1]
-
-
-class Zip:
-    """A zip file, read in place."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._archive = _OncePerProcess(self._open)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Zip, (self.path,)
-
-    def _open(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{self.path}: not a zip file, or a damaged one: {error}") from error
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
-
-    def images(self) -> list[tuple[str, int]]:
-        """Paths inside of the image files, with forward slashes, and their sizes in bytes.
-
-        Raises:
-          InputError: this is no zip, or a member leaves the folder or is encrypted.
-        """
-        found = []
-        for member in self._archive.get().infolist():
-            # Nothing is ever unpacked to a path; but a zip with such names was made to harm, and is not trusted.
-            raw = member.orig_filename
-            if "\\" in raw or raw.startswith("/") or re.match("[A-Za-z]:", raw) or ".." in raw.split("/"):
-                raise InputError(f"{self.path}: the member {raw!r} leaves the folder")
-            if member.is_dir():
-                continue
-            if member.flag_bits & 1:
-                raise InputError(f"{self.path}: the member {raw!r} is encrypted")
-            if _is_image(member.filename) and not any(map(_is_ignored, member.filename.split("/"))):
-                found.append((member.filename, member.file_size))
-        return found
-
-    def read(self, member: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
-        archive = self._archive.get()
-        try:
-            information = archive.getinfo(member)
-            if information.file_size > _MEMBER_LIMIT:
-                raise InputError(f"{self.path}/{member}: unpacks to {information.file_size:,} bytes")
-            return archive.read(information)
-        except InputError:
-            raise
-        except Exception as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
-            raise InputError(f"{self.path}/{member}: damaged in the zip: {error}") from error
-
-
 class Folder:
-    """A folder, a few levels deep; zips in it can be read as if they were folders."""
+    """A folder, a few levels deep; archives in it can be read as if they were folders."""
 
-    def __init__(self, path: Path, zips: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, archives: tuple[str, ...] = ()) -> None:
         """Names the folder.
 
         Args:
           path: the folder.
-          zips: paths inside of the zips to read, as `zips` gives them; others are passed over.
+          archives: paths inside of the archives to read, as `archives_in` gives them; others are passed over.
+
+        Raises:
+          InputError: an archive is of a kind that is not read.
         """
         self.path = path
-        self._zips = {name: Zip(path / name) for name in zips}
+        self._archives = {name: open_archive(path / name) for name in archives}
 
     def images(self) -> list[tuple[str, int]]:
         """Paths inside of the image files, with forward slashes, and their sizes in bytes.
 
         Raises:
-          InputError: the folder cannot be read or holds very many folders; as `Zip.images`.
+          InputError: the folder cannot be read or holds very many folders; as `Zip.images` and `Tar.images`.
         """
         found = [
             (f"{prefix}{entry.name}", entry.stat().st_size)
             for prefix, entry in _walk(self.path)
-            if _is_image(entry.name) and entry.is_file()
+            if is_wanted(entry.name) and entry.is_file()
         ]
-        for name, archive in self._zips.items():
+        for name, archive in self._archives.items():
             found += [(f"{name}/{member}", size) for member, size in archive.images()]
         return found
 
     def read(self, member: str) -> bytes:
         """The bytes of a file. Raises InputError, which names it."""
-        for name, archive in self._zips.items():
+        for name, archive in self._archives.items():
             if member.startswith(f"{name}/"):
                 return archive.read(member.removeprefix(f"{name}/"))
         try:
@@ -141,19 +72,19 @@ class Folder:
             raise InputError(f"{self.path}/{member}: cannot be read: {error.strerror or error}") from error
 
 
-def open_storage(path: Path) -> Folder | Zip:
-    """A folder or zip. Raises InputError where there is neither."""
+def open_storage(path: Path) -> Folder | Zip | Tar:
+    """A folder or archive. Raises InputError where there is neither, and for archives that are not read."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    return Folder(path) if path.is_dir() else Zip(path)
+    return Folder(path) if path.is_dir() else open_archive(path)
 
 
-def zips_in(folder: Path) -> list[str]:
-    """Paths of the zips in a folder, a few levels deep, sorted. Raises InputError as `Folder.images`."""
+def archives_in(folder: Path) -> list[str]:
+    """Paths of the archives in a folder, a few levels deep, sorted. Raises InputError as `Folder.images`."""
     return sorted(
         f"{prefix}{entry.name}"
         for prefix, entry in _walk(folder)
-        if entry.name.lower().endswith(".zip") and entry.is_file()
+        if entry.name.lower().endswith(ENDINGS) and entry.is_file()
     )
 
 
@@ -166,22 +97,13 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                 raise InputError(f"{folder}: holds more than {_FOLDER_LIMIT:,} folders; name the data set's own")
             with os.scandir(folder / prefix) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    if _is_ignored(entry.name):
+                    if is_ignored(entry.name):
                         continue
                     yield prefix, entry
                     if depth < _DEPTH and entry.is_dir():
                         waiting.append((f"{prefix}{entry.name}/", depth + 1))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from error
-
-
-def _is_ignored(name: str) -> bool:
-    """Hidden files, what a Mac adds to zips, and superpixels that were computed beside a data set."""
-    return name.startswith((".", "__MACOSX")) or name.endswith(".superpixels")
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
 
 
 class Prepared:
@@ -201,7 +123,7 @@ class Prepared:
         self.path = path
         self._folder = folder
         self._split = split
-        self._records = _OncePerProcess(self._open)
+        self._records = OncePerProcess(self._open)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Prepared, (self.path, self._folder, self._split)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purinet_jax.data.archives import without_ending
 from purinet_jax.data.images import read_values, to_png, write_atomically
 from purinet_jax.errors import InputError
 
@@ -178,17 +179,17 @@ def cache_folder(data: str | Path, fallback: str | Path | None = None) -> Path:
     """Finds and makes the folder for a data set's computed superpixels.
 
     Args:
-      data: the data set's folder or zip.
+      data: the data set's folder or archive.
       fallback: a folder to use where the data set's own place is not writable.
 
     Returns:
-      `<data without .zip>.superpixels` beside the data set, or a folder of that name in `fallback`.
+      `<data without .zip>.superpixels` (or `.tar.gz`) beside the data set, or a folder of that name in `fallback`.
 
     Raises:
       InputError: neither place is writable.
     """
     data = Path(os.path.abspath(data))
-    name = (data.stem if data.suffix.lower() == ".zip" else data.name) + ".superpixels"
+    name = without_ending(data.name) + ".superpixels"
     places = [data.parent] + ([Path(fallback)] if fallback is not None else [])
     for place in places:
         if _writable(place / name):

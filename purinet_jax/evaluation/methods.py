@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from purinet_jax.data.archives import without_ending
 from purinet_jax.data.pairs import Pairs, by_stem, open_pairs
 from purinet_jax.data.storage import Storage, open_storage
 from purinet_jax.errors import InputError
@@ -57,7 +58,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """A method whose maps are files, `path` a folder or zip of them, and its name in a table; `open_maps` makes one."""
+    """A method whose maps are files, `path` a folder or archive of them; `open_maps` makes one."""
 
     name: str
     path: Path
@@ -88,7 +89,7 @@ def open_masks(path: str | Path, name: str | None = None) -> GroundTruth:
     """Opens masks without their images, against which maps from files can be measured.
 
     Args:
-      path: a folder or zip of masks.
+      path: a folder or archive of masks.
       name: in tables; if not given, that of the path without what calls it masks ("DUTS-TE" for `DUTS-TE-Mask`, and
         "ECSSD" for `ECSSD/ground_truth_mask`).
 
@@ -111,7 +112,7 @@ def open_maps(path: str | Path, name: str | None = None) -> Maps:
     """Opens a method's maps, named as the masks but for the ending.
 
     Args:
-      path: a folder or zip of maps. For several data sets, those of each lie in a folder of the set's name.
+      path: a folder or archive of maps. For several data sets, those of each lie in a folder of the set's name.
       name: in tables; that of the path if not given.
 
     Raises:
@@ -127,4 +128,4 @@ def open_maps(path: str | Path, name: str | None = None) -> Maps:
 
 def _stem(path: Path) -> str:
     name = path.name or path.resolve().name or str(path)
-    return name[:-4] if name.lower().endswith(".zip") else name
+    return without_ending(name)

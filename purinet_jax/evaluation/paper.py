@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from purinet_jax.data.archives import without_ending
 from purinet_jax.data.sets import SETS, SalientSet
 
 
@@ -56,7 +57,7 @@ def is_same_set(name: str, other: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"\.zip$|[^a-z0-9]", "", name.lower())
+    return re.sub(r"[^a-z0-9]", "", without_ending(name.lower()))
 
 
 def published_numbers(name: str, images: int) -> tuple[PublishedNumbers, ...]:

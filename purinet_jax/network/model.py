@@ -173,7 +173,8 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     Args:
       config: `backbone` (a name in `EXTRACTORS`) and, optionally, `channels`, `attention`, `scaled_promotion`, `light`
         and `context` as in `PurNet`.
-      axis_name, dtype: as in `PurNet`.
+      axis_name: as in `PurNet`.
+      dtype: as in `PurNet`.
 
     Raises:
       InputError: an unknown key or backbone.

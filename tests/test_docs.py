@@ -1,0 +1,169 @@
+"""The documentation: it builds without a network, its commands are ones that the command line takes, those that say of
+nothing that they need it run, and what it names is there."""
+
+import contextlib
+import pkgutil
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from pages import Block, blocks_in, commands_in, parses
+from PIL import Image
+
+import purinet_jax.commands.evaluate
+from purinet_jax.commands.main import main
+from purinet_jax.data import write_synthetic
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Those whose blocks run here unless their title says what they need; other pages' commands have tests of their own.
+RUN = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("data", "evaluate", "faq", "find", "install", "protocols", "weights")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("paper", "train", "reproduce", "numbers")),
+]
+
+
+def name_of(page: Path) -> str:
+    return page.stem
+
+
+def test_the_documentation_builds_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 15
+    for page in pages:
+        # Links are for readers; what a browser fetches by itself must lie beside the page.
+        text = page.read_text()
+        fetched = re.findall(r'<(?:script|img|iframe|source)[^>]* src="?([^" >]+)', text)
+        fetched += re.findall(r'<link[^>]* rel="?(?:stylesheet|icon|preconnect|preload)"?[^>]* href="?([^" >]+)', text)
+        fetched += re.findall(r'<link[^>]* href="?([^" >]+)"?[^>]* rel="?(?:stylesheet|icon|preconnect|preload)', text)
+        assert fetched
+        assert [address for address in fetched if urlsplit(address).netloc] == []
+    equations = (tmp_path / "paper" / "index.html").read_text()
+    assert equations.count("<math ") == (ROOT / "docs" / "paper.md").read_text().count("```math") > 8
+    assert "promotion_attention(" in re.sub("<[^>]+>", "", (tmp_path / "reference" / "index.html").read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_command_parses(page: Path) -> None:
+    for command in commands_in(page.read_text()):
+        parses(command)
+
+
+def test_the_pages_show_every_command() -> None:
+    shown = {command.split()[1] for page in PAGES for command in commands_in(page.read_text())}
+    assert shown >= {"benchmark", "convert", "evaluate", "predict", "prepare", "train"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_name_only_what_is_there(page: Path) -> None:
+    text = page.read_text()
+    files = re.findall(r"\b((?:configs|docs|scripts|tests|purinet_jax)/[\w./]+\w)", text)
+    assert [name for name in files if not (ROOT / name).exists()] == []
+    for name in set(re.findall(r"`(purinet_jax(?:\.\w+)+)`", text)):
+        assert pkgutil.resolve_name(name) is not None  # AttributeError or ImportError where it is not there
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+def test_lines_fit(page: Path) -> None:
+    # A table's row cannot be broken; the README is read as it is.
+    rows = page.name != "README.md"
+    lines = page.read_text().splitlines()
+    assert [line for line in lines if len(line) > 120 and not (rows and line.startswith("|"))] == []
+
+
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages' commands name: pictures, a video, data sets and other people's maps, all small."""
+    folder = tmp_path_factory.mktemp("downloads")
+    images, masks = (write_synthetic(folder / "made", 2, (48, 64)) / f"DUTS-TR-{kind}" for kind in ("Image", "Mask"))
+    pictures = sorted(images.iterdir())
+    for name in ("photo.jpg", "photos/cat.jpg", "photos/dog.jpg", "more/deeper/bird.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures[0], folder / name)
+    frames = [Image.open(picture) for picture in pictures]
+    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
+    _write_clip(folder / "clip.mp4", [np.asarray(frame) for frame in frames])
+
+    (folder / "downloads").mkdir()
+    for path, parts in {
+        "DUTS-TE.zip": {"DUTS-TE-Image": images, "DUTS-TE-Mask": masks},
+        "downloads/images.zip": {"images": images},
+        "downloads/ground_truth_mask.zip": {"ground_truth_mask": masks},
+        "downloads/basnet.zip": {"basnet": masks},
+    }.items():
+        with zipfile.ZipFile(folder / path, "w") as archive:
+            for name, part in parts.items():
+                for file in part.iterdir():
+                    archive.write(file, f"{name}/{file.name}")
+    for copy, part in {
+        "DUTS-TE/DUTS-TE-Image": images,
+        "DUTS-TE/DUTS-TE-Mask": masks,
+        "ECSSD/images": images,
+        "ECSSD/ground_truth_mask": masks,
+        "U2Net": masks,
+    }.items():
+        shutil.copytree(part, folder / copy)
+    shutil.rmtree(folder / "made")
+    return folder
+
+
+def _write_clip(path: Path, frames: list[np.ndarray]) -> None:
+    import av
+
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=2)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def run(block: Block) -> None:
+    """Runs a block as a shell would, but in this process; other programs' commands are not run."""
+    if block.language == "python":
+        exec(compile(block.text, "page", "exec"), NAMES)
+    for command in commands_in(block.text):
+        line, *ways = re.split(" ([<>]) ", re.sub(" +#.*", "", command))
+        with contextlib.ExitStack() as stack:
+            for way, file in zip(ways[::2], map(str.strip, ways[1::2]), strict=True):
+                name, mode = ("stdin", "r") if way == "<" else ("stdout", "w")
+                opened = stack.enter_context(open(file, mode))
+                stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, name, opened)
+            assert main(shlex.split(line)[1:]) == 0, command
+
+
+NAMES: dict[str, object] = {}
+"""What the Python blocks of a page have defined; a later one may use it."""
+
+
+@pytest.fixture
+def in_place(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder with all downloads to run a page in."""
+    shutil.copytree(downloads, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    # Starting processes takes longer than measuring two pictures.
+    monkeypatch.setattr(purinet_jax.commands.evaluate, "usable_cores", lambda: 0)
+    NAMES.clear()
+    yield
+    NAMES.clear()
+
+
+@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.usefixtures("in_place")
+def test_what_needs_nothing_runs(page: Path) -> None:
+    for block in blocks_in(page.read_text()):
+        if not block.needs:
+            run(block)

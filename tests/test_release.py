@@ -1,0 +1,133 @@
+"""What is handed out: a source distribution and the wheel built of it, installed away from the checkout and run there;
+and the pages that go with a release say the same version."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from purinet_jax.data import write_synthetic
+from purinet_jax.version import __version__
+
+ROOT = Path(__file__).parents[1]
+# What others would put on a disk: the demo's and the tests' own leavings are none of it.
+LEFT_OUT = {".git", "build", "demo", "dist", "runs", "site"}
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The source distribution and the wheel, built of a copy, since building leaves things in the folder."""
+    folder = tmp_path_factory.mktemp("release")
+    copy, built = folder / "copy", folder / "dist"
+    for top in ROOT.iterdir():
+        if top.name not in LEFT_OUT and not top.name.startswith(".") and not top.name.endswith((".egg-info", ".zip")):
+            (copy / top.name).parent.mkdir(exist_ok=True)
+            (copy / top.name).symlink_to(top)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(built), str(copy)],
+        check=True,
+        capture_output=True,
+    )
+    (source,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    return source, wheel
+
+
+@pytest.fixture(scope="module")
+def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an environment's programs that holds the wheel, and else only what this one holds."""
+    environment = tmp_path_factory.mktemp("environment")
+    venv.create(environment, with_pip=False)
+    programs = environment / "bin"
+    (packages,) = environment.glob("lib/python*/site-packages")
+    # A path's own .pth files are not read, so that the checkout does not come along.
+    (packages / "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    install = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet", "--no-deps"]
+    subprocess.run([*install, "--no-index", "--no-compile", str(distributions[1])], check=True)
+    return programs
+
+
+def run(programs: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program of the environment, run in a folder that is not the checkout's."""
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(programs / arguments[0]), *arguments[1:]]
+    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True)
+
+
+def test_the_wheel_is_small_and_holds_the_package_alone(distributions: tuple[Path, Path]) -> None:
+    _, wheel = distributions
+    assert wheel.name == f"purinet_jax-{__version__}-py3-none-any.whl"
+    assert wheel.stat().st_size < 25e6
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"purinet_jax", f"purinet_jax-{__version__}.dist-info"}
+    assert {
+        "purinet_jax/configs/tiny.py",
+        "purinet_jax/data/sets.toml",
+        "purinet_jax/py.typed",
+        "purinet_jax/weights/purnet_lite.safetensors",
+        f"purinet_jax-{__version__}.dist-info/licenses/LICENSE",
+    } <= set(names)
+
+
+def test_the_source_distribution_can_be_tested_and_documented(distributions: tuple[Path, Path]) -> None:
+    source, _ = distributions
+    assert source.stat().st_size < 25e6
+    with tarfile.open(source) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "LICENSE",
+        "constraints.txt",
+        "docs/index.md",
+        "mkdocs.yml",
+        "scripts/test.sh",
+        "tests/conftest.py",
+        "tests/fixtures/golden/README.md",
+        "tests/test_release.py",
+    } <= names
+    assert [name for name in names if "__pycache__" in name or name.startswith("docs/training/")] == []
+
+
+def test_the_installed_package_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+    where = run(installed, tmp_path, "python", "-c", "import purinet_jax; print(purinet_jax.__file__)")
+    assert Path(where.stdout.strip()).is_relative_to(installed.parent)
+    assert run(installed, tmp_path, "purinet", "--version").stdout.strip() == __version__
+    assert "predict" in run(installed, tmp_path, "purinet", "--help").stdout
+
+    images = write_synthetic(tmp_path, 1, (48, 64)) / "DUTS-TR-Image"
+    (image,) = images.iterdir()
+    predicted = run(installed, tmp_path, "purinet", "predict", str(image), "-o", "map.png", "--quiet")
+    assert predicted.returncode == 0, predicted.stderr
+    with Image.open(image) as original, Image.open(tmp_path / "map.png") as saliency:
+        assert saliency.size == original.size
+
+
+def test_the_installed_package_knows_its_configurations(installed: Path, tmp_path: Path) -> None:
+    train = ("purinet", "train", "--data", "nothing.zip", "-o", "run", "--quiet", "--config")
+    unknown = run(installed, tmp_path, *train, "purnet_large")
+    assert unknown.returncode == 2
+    assert "known by name are purnet_" in unknown.stderr
+    known = run(installed, tmp_path, *train, "tiny")
+    assert known.returncode == 2
+    assert known.stderr.strip() == "purinet: nothing.zip: no such file or folder"
+
+
+def test_all_pages_say_the_same_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert __version__ == version
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == version
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    # What the Citation File Format 1.2.0 requires.
+    assert {"authors", "cff-version", "message", "title"} <= citation.keys()
+    assert {"authors", "title", "type"} <= citation["preferred-citation"].keys()
