@@ -94,7 +94,7 @@ def read(path: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
     variables, config = from_authors(authors_tensors())
-    predictor = Predictor(build_model(config), jax.device_put(variables))
+    predictor = Predictor(build_model(config), variables)
     images = sorted((GOLDEN / "images").glob("*.jpg"))
     assert len(images) == 3
     # A batch of two, so that the last one is filled up.
@@ -165,7 +165,10 @@ def test_the_packages_own_weights_are_the_default() -> None:
     assert predictor.model == same.model
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, same.variables)
     assert load(size=96).size == 96
-    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.folded))
+    assert same.folded["batch_stats"] == {}
+    assert same.folded is same.folded
 
 
 @pytest.mark.slow
@@ -220,7 +223,7 @@ def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path:
         predictor = load(path)
         assert predictor.size == 320
         np.testing.assert_array_equal(predictor.predict(RGB, SIZE), small.predict(RGB))
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(predictor.variables))
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(predictor.folded))
 
 
 @pytest.mark.slow

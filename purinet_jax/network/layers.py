@@ -112,15 +112,25 @@ class Conv(nn.Module):
             else:
                 y = convolution(x, kernel, self.stride, self.dilation, padding)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return add_folded_bias(self, y)
+
+
+def add_folded_bias(convolution: nn.Module, y: Array) -> Array:
+    """`y` [batch, height, width, channels], plus the bias that folding has left among the parameters of a convolution
+    made without one (`purinet_jax.network.folding`), if it has."""
+    if not convolution.has_variable("params", "bias"):
         return y
+    bias: Array = convolution.get_variable("params", "bias")
+    return y + bias.astype(y.dtype)
 
 
 class BatchNorm(nn.Module):
     """BatchNorm over [batch, height, width], as PyTorch keeps it: the running variance is the unbiased one.
 
     The statistics are computed in float32. With `axis_name` they are those of the whole batch over all devices of
-    that axis, when `train`.
+    that axis, when `train`. Without any variables of its own, that is, folded into the convolution before it
+    (`purinet_jax.network.folding`), it is the identity, and cannot be trained.
     """
 
     epsilon: float = 1e-5
@@ -130,6 +140,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        if not (train or self.is_initializing() or _has_variables(self)):
+            return x.astype(self.dtype)
         features = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, features)
         bias = self.param("bias", nn.initializers.zeros, features)
@@ -154,6 +166,10 @@ class BatchNorm(nn.Module):
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
         factor = scale * lax.rsqrt(var + self.epsilon)
         return scale_and_shift(x.astype(self.dtype), factor, bias - mean * factor)
+
+
+def _has_variables(norm: BatchNorm) -> bool:
+    return norm.has_variable("params", "scale") or norm.has_variable("batch_stats", "mean")
 
 
 # The parts of batch normalisation, with gradients written out: differentiated as they stand, XLA's CPU backend takes
@@ -458,7 +474,7 @@ class StridedConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", he_normal, (3, 3, x.shape[-1], self.features))
         padding = (same_padding(x.shape[1], 3, 2), same_padding(x.shape[2], 3, 2))
-        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding)
+        return add_folded_bias(self, convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding))
 
 
 class DepthwiseConv(nn.Module):
@@ -473,4 +489,5 @@ class DepthwiseConv(nn.Module):
         # fan-in is the window: the in axis of [height, width, channels, 1] is its last
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
         kernel = self.param("depthwise_kernel", init, (self.kernel_size, self.kernel_size, x.shape[-1], 1))
-        return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        y = depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return add_folded_bias(self, y)
