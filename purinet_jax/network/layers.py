@@ -1,10 +1,11 @@
 """Layers that the extractors and the three pyramids are built of, each equal to the authors' PyTorch layer.
 
 Some are written in a form of their own because XLA's straight form is slow on CPUs (`transposed_convolution`,
-`max_pool`, `depthwise_convolution`, the strided 1×1 in `Conv`); each docstring says what it equals. Parameter names
-map one-to-one onto the authors': `kernel` [height, width, in, out] is `weight`, `transposed_kernel` [height, width,
-in, out] is a transposed convolution's `weight`, `scale` and `slope` are the `weight` of BatchNorm and PReLU.
-Parameters and BatchNorm statistics are float32; `dtype` is what the layer computes in.
+`max_pool`, `depthwise_convolution`, the strided 1×1 in `Conv`); each docstring says what it equals. These and a few
+others are `jax.jit`ted by themselves, so that they stand whole in a traced network, where `purinet_jax.export.graph`
+finds them. Parameter names map one-to-one onto the authors': `kernel` [height, width, in, out] is `weight`,
+`transposed_kernel` [height, width, in, out] is a transposed convolution's `weight`, `scale` and `slope` are the
+`weight` of BatchNorm and PReLU. Parameters and BatchNorm statistics are float32; `dtype` is what the layer computes in.
 """
 
 import math
@@ -242,8 +243,13 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        slope = self.param("slope", nn.initializers.constant(0.25), (1,)).astype(self.dtype)
-        return jnp.where(x >= 0, x, slope * x)
+        return prelu(x, self.param("slope", nn.initializers.constant(0.25), (1,)).astype(self.dtype))
+
+
+@jax.jit
+def prelu(x: Array, slope: Array) -> Array:
+    """x where x ≥ 0, `slope` · x elsewhere."""
+    return jnp.where(x >= 0, x, slope * x)
 
 
 def convolution_batchnorm_prelu(
@@ -287,6 +293,7 @@ def bilinear_kernel(size: int, channels: int) -> np.ndarray:
     return (axis[:, None, None, None] * axis[:, None, None] * np.eye(channels)).astype(np.float32)
 
 
+@partial(jax.jit, static_argnums=2)
 def transposed_convolution(x: Array, kernel: Array, stride: int) -> Array:
     """Transposed convolution with a kernel of 2·stride, cropped by stride/2 on each side.
 
@@ -330,6 +337,7 @@ class Upsample(nn.Module):
         return transposed_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
+@partial(jax.jit, static_argnums=1)
 def bilinear_upsampling(x: Array, factor: int) -> Array:
     """Bilinear interpolation without parameters: pixel centres aligned, edges repeated.
 
@@ -371,6 +379,7 @@ class PredictionHead(nn.Module):
         return x
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
     """Max pooling of non-negative `x` [batch, height, width, channels], sides divided by `stride` and rounded up.
 
