@@ -21,6 +21,8 @@ from flax import traverse_util
 from products import convolution_by_products
 from released import RELEASED
 
+from purinet_jax.network.folding import fold_batchnorm
+from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.model import build_model, without_device_axis
 from purinet_jax.training.losses import Objective
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
@@ -121,6 +123,9 @@ def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, n
         for kind in ("backbone", "promotion_attention", "rectification_attention"):
             compared += assert_features(values, f"{kind}{level}", collections["intermediates"][f"{kind}{level}"])
     assert compared == len(values)
+    # As for predicting: BatchNorm folded, the finest map alone.
+    folded = saliency_maps(model, fold_batchnorm(model, variables), batch(SEED)["image"])
+    np.testing.assert_allclose(folded, jax.nn.sigmoid(maps.saliency[0])[..., 0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

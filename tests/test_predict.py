@@ -15,11 +15,15 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
 import purinet_jax
+from purinet_jax.data.augment import resize_image
+from purinet_jax.data.images import read_picture
 from purinet_jax.errors import InputError
+from purinet_jax.export.onnx_file import export_onnx
 from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import build_model, model_config
@@ -27,7 +31,7 @@ from purinet_jax.prediction import predict as room
 from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.pictures import Style
 from purinet_jax.prediction.predict import Predictor, load, predict_stream
-from purinet_jax.prediction.refine import refine_map
+from purinet_jax.prediction.refine import refine_map, released_map
 from purinet_jax.weights.convert import from_authors, save_variables, to_authors
 from purinet_jax.weights.shipped import SHIPPED
 from purinet_jax.weights.tensor_files import write_tensors
@@ -94,18 +98,25 @@ def read(path: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
     variables, config = from_authors(authors_tensors())
-    predictor = Predictor(build_model(config), jax.device_put(variables))
+    predictor = Predictor(build_model(config), variables)
     images = sorted((GOLDEN / "images").glob("*.jpg"))
     assert len(images) == 3
     # A batch of two, so that the last one is filled up.
     results = predict_files(predictor, plan(images, tmp_path), Style(refine=False), batch_size=2)
     assert [result.error for result in results] == [None] * 3
+    session = onnxruntime.InferenceSession(export_onnx(predictor))
+    backbone = predictor.model.backbone
     for image in images:
         expected = read(image.with_suffix(".png")).astype(int)
-        found = read(tmp_path / f"{image.stem}.png").astype(int)
         assert expected.std() > 10
-        assert found.shape == expected.shape
-        assert np.mean(np.abs(found - expected) > 1) <= 0.001
+        # The exported network's too: NCHW, normalised.
+        square = resize_image(read_picture(image)[0], 320, 320).astype(np.float32) / 255
+        normalised = (square - np.float32(backbone.pixel_mean)) / np.float32(backbone.pixel_std)
+        answer: Any = session.run(None, {"image": normalised.transpose(2, 0, 1)[None]})[0]
+        exported = released_map(answer[0, 0], expected.shape).astype(int)
+        for found in (read(tmp_path / f"{image.stem}.png").astype(int), exported):
+            assert found.shape == expected.shape
+            assert np.mean(np.abs(found - expected) > 1) <= 0.001
 
 
 @pytest.mark.slow
@@ -165,7 +176,10 @@ def test_the_packages_own_weights_are_the_default() -> None:
     assert predictor.model == same.model
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, same.variables)
     assert load(size=96).size == 96
-    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
+    assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.folded))
+    assert same.folded["batch_stats"] == {}
+    assert same.folded is same.folded
 
 
 @pytest.mark.slow
@@ -220,7 +234,7 @@ def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path:
         predictor = load(path)
         assert predictor.size == 320
         np.testing.assert_array_equal(predictor.predict(RGB, SIZE), small.predict(RGB))
-        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(predictor.variables))
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(predictor.folded))
 
 
 @pytest.mark.slow

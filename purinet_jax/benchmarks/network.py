@@ -112,13 +112,14 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
     import jax
     import jax.numpy as jnp
 
+    from purinet_jax.network.folding import fold_batchnorm
     from purinet_jax.network.inference import saliency_maps
     from purinet_jax.network.model import build_model
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])
     )
-    variables = _variables(settings)
+    variables = jax.device_put(fold_batchnorm(model, _variables(settings)))  # as for predicting
     images = jnp.full((1, settings["size"], settings["size"], 3), 128, jnp.uint8)
     apply = jax.jit(model.apply)
 

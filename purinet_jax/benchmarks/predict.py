@@ -81,7 +81,7 @@ def _network(size: int, repeats: int) -> dict[str, Any]:
     image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
 
     def run() -> None:
-        jax.block_until_ready(saliency_maps(predictor.model, predictor.variables, image))
+        jax.block_until_ready(saliency_maps(predictor.model, predictor.folded, image))
 
     def run_ten() -> None:  # are one timing: a single run is of the order of the clock's disturbances
         for _ in range(10):

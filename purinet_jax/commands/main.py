@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from purinet_jax.commands import benchmark, convert, evaluate, predict, prepare, train
+from purinet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, train
 from purinet_jax.errors import InputError
 
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "convert": convert,
+    "export": export,
     "benchmark": benchmark,
 }
 

@@ -1,10 +1,11 @@
 """Layers that the extractors and the three pyramids are built of, each equal to the authors' PyTorch layer.
 
 Some are written in a form of their own because XLA's straight form is slow on CPUs (`transposed_convolution`,
-`max_pool`, `depthwise_convolution`, the strided 1×1 in `Conv`); each docstring says what it equals. Parameter names
-map one-to-one onto the authors': `kernel` [height, width, in, out] is `weight`, `transposed_kernel` [height, width,
-in, out] is a transposed convolution's `weight`, `scale` and `slope` are the `weight` of BatchNorm and PReLU.
-Parameters and BatchNorm statistics are float32; `dtype` is what the layer computes in.
+`max_pool`, `depthwise_convolution`, the strided 1×1 in `Conv`); each docstring says what it equals. These and a few
+others are `jax.jit`ted by themselves, so that they stand whole in a traced network, where `purinet_jax.export.graph`
+finds them. Parameter names map one-to-one onto the authors': `kernel` [height, width, in, out] is `weight`,
+`transposed_kernel` [height, width, in, out] is a transposed convolution's `weight`, `scale` and `slope` are the
+`weight` of BatchNorm and PReLU. Parameters and BatchNorm statistics are float32; `dtype` is what the layer computes in.
 """
 
 import math
@@ -118,15 +119,25 @@ class Conv(nn.Module):
             else:
                 y = convolution(x, kernel, self.stride, self.dilation, padding)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return add_folded_bias(self, y)
+
+
+def add_folded_bias(convolution: nn.Module, y: Array) -> Array:
+    """`y` [batch, height, width, channels], plus the bias that folding has left among the parameters of a convolution
+    made without one (`purinet_jax.network.folding`), if it has."""
+    if not convolution.has_variable("params", "bias"):
         return y
+    bias: Array = convolution.get_variable("params", "bias")
+    return y + bias.astype(y.dtype)
 
 
 class BatchNorm(nn.Module):
     """BatchNorm over [batch, height, width], as PyTorch keeps it: the running variance is the unbiased one.
 
     The statistics are computed in float32. With `axis_name` they are those of the whole batch over all devices of
-    that axis, when `train`.
+    that axis, when `train`. Without any variables of its own, that is, folded into the convolution before it
+    (`purinet_jax.network.folding`), it is the identity, and cannot be trained.
     """
 
     epsilon: float = 1e-5
@@ -136,6 +147,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
+        if not (train or self.is_initializing() or _has_variables(self)):
+            return x.astype(self.dtype)
         features = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, features)
         bias = self.param("bias", nn.initializers.zeros, features)
@@ -160,6 +173,10 @@ class BatchNorm(nn.Module):
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
         factor = scale * lax.rsqrt(var + self.epsilon)
         return scale_and_shift(x.astype(self.dtype), factor, bias - mean * factor)
+
+
+def _has_variables(norm: BatchNorm) -> bool:
+    return norm.has_variable("params", "scale") or norm.has_variable("batch_stats", "mean")
 
 
 # The parts of batch normalisation, with gradients written out: differentiated as they stand, XLA's CPU backend takes
@@ -232,8 +249,13 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        slope = self.param("slope", nn.initializers.constant(0.25), (1,)).astype(self.dtype)
-        return jnp.where(x >= 0, x, slope * x)
+        return prelu(x, self.param("slope", nn.initializers.constant(0.25), (1,)).astype(self.dtype))
+
+
+@jax.jit
+def prelu(x: Array, slope: Array) -> Array:
+    """x where x ≥ 0, `slope` · x elsewhere."""
+    return jnp.where(x >= 0, x, slope * x)
 
 
 def convolution_batchnorm_prelu(
@@ -277,6 +299,7 @@ def bilinear_kernel(size: int, channels: int) -> np.ndarray:
     return (axis[:, None, None, None] * axis[:, None, None] * np.eye(channels)).astype(np.float32)
 
 
+@partial(jax.jit, static_argnums=2)
 def transposed_convolution(x: Array, kernel: Array, stride: int) -> Array:
     """Transposed convolution with a kernel of 2·stride, cropped by stride/2 on each side.
 
@@ -320,6 +343,7 @@ class Upsample(nn.Module):
         return transposed_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
+@partial(jax.jit, static_argnums=1)
 def bilinear_upsampling(x: Array, factor: int) -> Array:
     """Bilinear interpolation without parameters: pixel centres aligned, edges repeated.
 
@@ -361,6 +385,7 @@ class PredictionHead(nn.Module):
         return x
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3))
 def max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
     """Max pooling of non-negative `x` [batch, height, width, channels], sides divided by `stride` and rounded up.
 
@@ -464,7 +489,7 @@ class StridedConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", he_normal, (3, 3, x.shape[-1], self.features))
         padding = (same_padding(x.shape[1], 3, 2), same_padding(x.shape[2], 3, 2))
-        return convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding)
+        return add_folded_bias(self, convolution(x.astype(self.dtype), kernel.astype(self.dtype), 2, 1, padding))
 
 
 class DepthwiseConv(nn.Module):
@@ -479,4 +504,5 @@ class DepthwiseConv(nn.Module):
         # fan-in is the window: the in axis of [height, width, channels, 1] is its last
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
         kernel = self.param("depthwise_kernel", init, (self.kernel_size, self.kernel_size, x.shape[-1], 1))
-        return depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        y = depthwise_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return add_folded_bias(self, y)

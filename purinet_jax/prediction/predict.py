@@ -4,6 +4,7 @@ released code does it, to the grey level, for measuring (`predict_stream`). Stre
 beside the device.
 """
 
+import functools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from PIL import Image
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture, to_rgb
 from purinet_jax.errors import InputError
+from purinet_jax.network.folding import fold_batchnorm
 from purinet_jax.network.inference import finest_maps, saliency_maps
 from purinet_jax.network.model import Maps, PurNet, build_model
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
@@ -41,13 +43,19 @@ class Predictor:
 
     Attributes:
       model: the network.
-      variables: `{"params": …, "batch_stats": …}`; on the device, lest they are sent there with every batch.
+      variables: `{"params": …, "batch_stats": …}`, as they were trained.
       size: side of the square that images are squashed to, pixels. The released network's is 320.
     """
 
     model: PurNet
     variables: Mapping[str, Any]
     size: int = 320
+
+    @functools.cached_property
+    def folded(self) -> Mapping[str, Any]:
+        """The variables that images are answered with: BatchNorm folded (`fold_batchnorm`) when they are first asked
+        for, and on the first device, lest they are sent there with every batch."""
+        return jax.device_put(fold_batchnorm(self.model, self.variables))
 
     @overload
     def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
@@ -105,12 +113,12 @@ class Predictor:
           float32 [images, size, size] in [0, 1].
         """
         batch = _filled_up(images, batch_size)
-        return np.asarray(saliency_maps(self.model, self.variables, batch))[: len(images)]
+        return np.asarray(saliency_maps(self.model, self.folded, batch))[: len(images)]
 
     def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> list[Maps]:
         """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
         one float32 [1, size, size, 1] each."""
-        maps = finest_maps(self.model, self.variables, _filled_up(images, batch_size))
+        maps = finest_maps(self.model, self.folded, _filled_up(images, batch_size))
         levels = [np.split(np.asarray(level[0]), batch_size) for level in maps if level]
         return [Maps(*((level,) for level in parts)) for parts in zip(*levels, strict=True)][: len(images)]
 
@@ -125,7 +133,7 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
       size: side in pixels that images are squashed to; by default that of the run, or what the file says, or 320.
 
     Returns:
-      A predictor with its variables on the first device.
+      A predictor.
 
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
@@ -133,7 +141,7 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     variables, config = load_shipped() if path is None else load_file(path)
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
-    return Predictor(build_model(config), jax.device_put(variables), size or stored_size(path or SHIPPED) or 320)
+    return Predictor(build_model(config), variables, size or stored_size(path or SHIPPED) or 320)
 
 
 def predict_stream(

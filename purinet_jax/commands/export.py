@@ -1,0 +1,47 @@
+"""`purinet export`: a network as a file that other programs run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from purinet_jax.commands.arguments import positive
+
+SUMMARY = "Export a network to StableHLO or ONNX; prints a program that runs it."
+EXAMPLES = """examples:
+  purinet export --to stablehlo purnet.stablehlo         # the package's weights, for JAX alone: CPU, CUDA and TPU
+  purinet export --to onnx purnet.onnx                   # for onnxruntime and others
+  purinet export --to onnx --checkpoint runs/mine --size 256 mine.onnx
+  purinet export --to stablehlo --checkpoint stage3.pth released.stablehlo > run.py
+
+The side of the square is fixed when exporting, the batch is not. StableHLO takes pixels as pictures hold them (uint8
+RGB [batch, size, size, 3]) and answers [batch, size, size]; ONNX takes them normalised (float32 [batch, 3, size, size],
+mean and std in its metadata) and answers [batch, 1, size, size]; maps are from 0 to 1. ONNX needs the extra:
+pip install 'purinet_jax[onnx]'."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own arguments."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
+    parser.add_argument("--to", required=True, choices=("stablehlo", "onnx"), help="the format")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN|FILE",
+        help="a run's folder or a file of weights (default: the package's)",
+    )
+    parser.add_argument(
+        "--size", type=positive, help="side that images are squashed to (default: that of training, or 320)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists (else it is refused)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    from purinet_jax.export.files import export_file
+
+    program = export_file(
+        arguments.file, arguments.to, arguments.checkpoint, arguments.size, overwrite=arguments.overwrite
+    )
+    print(f"{arguments.file}: {arguments.file.stat().st_size / 1e6:,.1f} MB; to run it:\n", file=sys.stderr)
+    print(program, end="")
+    return 0

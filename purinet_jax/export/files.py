@@ -1,0 +1,65 @@
+"""Exported files: where they may be written, and how a program runs them. Needs no JAX before there is something to
+export.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+from purinet_jax.data.images import write_atomically
+from purinet_jax.errors import InputError
+
+Kind = Literal["stablehlo", "onnx"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""What a network can be exported to."""
+
+
+def export_file(
+    path: str | os.PathLike[str],
+    kind: Kind,
+    checkpoint: str | os.PathLike[str] | None = None,
+    size: int | None = None,
+    *,
+    overwrite: bool = False,
+) -> str:
+    """Writes a network to a file that needs this package no more. The file appears whole or not at all.
+
+    Args:
+      path: the file, in a folder that exists.
+      kind: "stablehlo" (`export_stablehlo`) or "onnx" (`export_onnx`).
+      checkpoint, size: as of `purinet_jax.load`; the size is fixed then.
+      overwrite: whether to replace a file that is there.
+
+    Returns:
+      A short program in Python that runs the file on a picture.
+
+    Raises:
+      InputError: the kind is not known, or `onnx` is not installed; the file exists already or cannot be written; or
+        the weights cannot be loaded. Nothing is written then.
+    """
+    path = Path(path)
+    if kind not in KINDS:
+        raise InputError(f"{kind}: networks are exported to {' or '.join(KINDS)}")
+    if kind == "onnx" and importlib.util.find_spec("onnx") is None:
+        raise InputError("onnx: is not installed: pip install 'purinet_jax[onnx]'")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(f"{path}: exists already; --overwrite replaces it")
+    # Only now, because it imports JAX.
+    from purinet_jax.prediction.predict import load
+
+    predictor = load(checkpoint, size)
+    if kind == "onnx":
+        from purinet_jax.export.onnx_file import export_onnx, onnx_program
+
+        write_atomically(path, export_onnx(predictor))
+        return onnx_program(str(path), predictor)
+    from purinet_jax.export.stablehlo import export_stablehlo, stablehlo_program
+
+    write_atomically(path, export_stablehlo(predictor))
+    return stablehlo_program(str(path), predictor.size)
