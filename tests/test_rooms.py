@@ -27,7 +27,7 @@ ORDER = (
     ("weights",),
     ("training",),
     ("prediction",),
-    ("evaluation",),
+    ("evaluation", "serve"),
     ("benchmarks",),
     ("commands",),
 )
@@ -79,7 +79,7 @@ def wrong_imports(importer: str, file: Path, source: str) -> list[str]:
 
 def test_imports_run_one_way() -> None:
     files = [(name, file) for name, file in MODULES.items() if name != "purinet_jax"]
-    files += [(f"purinet_jax.{room}", PACKAGE / room / "__init__.pyi") for room in ("prediction", "training")]
+    files += [(f"purinet_jax.{room}", PACKAGE / room / "__init__.pyi") for room in ("prediction", "serve", "training")]
     assert len(files) > 70
     assert [line for name, file in files for line in wrong_imports(name, file, file.read_text())] == []
 
