@@ -48,6 +48,7 @@ _PAGE = (
     ("/page.js", "page.js", "text/javascript; charset=utf-8"),
     ("/zip.js", "zip.js", "text/javascript; charset=utf-8"),
     ("/icon.svg", "icon.svg", "image/svg+xml"),
+    ("/grip.svg", "grip.svg", "image/svg+xml"),
 )
 
 _SECURITY = {

@@ -44,7 +44,7 @@ class Worker:
         pixels: int = 64_000_000,
         asked: Callable[[int], object] = lambda pictures: None,
     ) -> None:
-        """Compiles the network's programs, for 1, 2, 4, … pictures at a time, and starts the threads.
+        """Compiles the network's programs, for 1, 2, 4, … pictures at a time and for attention, and starts the threads.
 
         Args:
           predictor: the network.
@@ -68,8 +68,11 @@ class Worker:
         self._asked = asked
         self._budget = _Budget(pixels)
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        black = np.zeros((self.size, self.size, 3), np.uint8)
         for count in _powers_of_two(batch_size):
-            predictor.squashed_maps([np.zeros((self.size, self.size, 3), np.uint8)] * count, count)
+            predictor.squashed_maps([black] * count, count)
+        if self.attention:
+            predictor.squashed_finest_maps([black], 1)
         self._network = threading.Thread(target=self._answer_questions, name="network", daemon=True)
         self._network.start()
         # Those of a batch wait together for its answer, while others read and finish.
