@@ -11,6 +11,7 @@ from purinet_jax.benchmarks.data import benchmark_data
 from purinet_jax.benchmarks.machine import in_process
 from purinet_jax.benchmarks.metrics import benchmark_metrics
 from purinet_jax.benchmarks.predict import benchmark_predict
+from purinet_jax.benchmarks.serve import benchmark_serve
 from purinet_jax.data import write_synthetic
 from purinet_jax.network.model import EXTRACTORS
 
@@ -66,3 +67,16 @@ def test_predicting_is_measured_from_the_command_line_on() -> None:
     assert folder["seconds"] * 1000 > 3 * result["network"]["minimum_ms"]
     assert folder["peak_memory_mib"] > 50
     assert result["large_cutout"]["peak_memory_mib"] > 50
+
+
+@pytest.mark.slow
+def test_serving_is_measured_with_hostile_clients() -> None:
+    result = benchmark_serve(size=32, requests=48, clients=8, hostile=0.25)
+    outcomes = result["outcomes"]
+    assert set(outcomes) > {"picture"}
+    assert {verdict for counts in outcomes.values() for verdict in counts} == {"right"}
+    assert sum(sum(counts.values()) for counts in outcomes.values()) == result["answered"] == 48
+    assert 0 < result["picture_ms"]["median"] <= result["picture_ms"]["p99"] <= result["picture_ms"]["largest"]
+    assert result["server"]["healthy"]
+    assert result["server"]["exit_code"] == 0
+    assert 50 < result["server"]["memory_at_the_end_mib"] <= result["server"]["peak_memory_mib"]

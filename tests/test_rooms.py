@@ -27,7 +27,7 @@ ORDER = (
     ("weights",),
     ("training",),
     ("prediction",),
-    ("evaluation", "export"),
+    ("evaluation", "export", "serve"),
     ("benchmarks",),
     ("commands",),
 )
@@ -79,7 +79,8 @@ def wrong_imports(importer: str, file: Path, source: str) -> list[str]:
 
 def test_imports_run_one_way() -> None:
     files = [(name, file) for name, file in MODULES.items() if name != "purinet_jax"]
-    files += [(f"purinet_jax.{room}", PACKAGE / room / "__init__.pyi") for room in ("export", "prediction", "training")]
+    rooms = ("export", "prediction", "serve", "training")
+    files += [(f"purinet_jax.{room}", PACKAGE / room / "__init__.pyi") for room in rooms]
     assert len(files) > 70
     assert [line for name, file in files for line in wrong_imports(name, file, file.read_text())] == []
 

@@ -13,7 +13,8 @@ EXAMPLES = """examples:
   purinet benchmark --data DUTS-TR.zip
   purinet benchmark --superpixels DUTS-TR.zip
   purinet benchmark --metrics
-  purinet benchmark --predict"""
+  purinet benchmark --predict
+  purinet benchmark --serve"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead.add_argument(
         "--predict", action="store_true", help="measure `purinet predict` instead, with the package's weights"
     )
+    instead.add_argument(
+        "--serve",
+        action="store_true",
+        help="measure `purinet serve` instead, asked by 32 clients at once, one request in twenty being hostile",
+    )
     parser.add_argument(
         "--images",
         type=positive,
-        help="images measured on (default: 100 superpixels, 960 data, 20 metrics, 300 predict)",
+        help="images measured on (default: 100 superpixels, 960 data, 20 metrics, 300 predict, 2000 serve)",
     )
     add_require(parser)
 
@@ -80,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
         from purinet_jax.benchmarks.predict import benchmark_predict
 
         result = benchmark_predict(size=arguments.size, images=arguments.images or 300, repeats=arguments.repeats)
+    elif arguments.serve:
+        from purinet_jax.benchmarks.serve import benchmark_serve
+
+        result = benchmark_serve(size=arguments.size, requests=arguments.images or 2000)
     else:
         from purinet_jax.benchmarks.network import benchmark_network
 

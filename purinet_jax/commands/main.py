@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from purinet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, train
+from purinet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, serve, train
 from purinet_jax.errors import InputError
 
 COMMANDS = {
     "prepare": prepare,
     "train": train,
     "predict": predict,
+    "serve": serve,
     "evaluate": evaluate,
     "convert": convert,
     "export": export,

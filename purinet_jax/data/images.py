@@ -24,6 +24,10 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 PIXEL_LIMIT = 178_956_970
 """The most pixels an image may have; a small file can claim billions of them (a decompression bomb)."""
 
+# A progressive JPEG of a few megabytes can ask for its pixels to be refined a hundred thousand times. Usual are ten
+# scans; libtiff allows as many as this for JPEG within TIFF.
+_SCAN_LIMIT = 100
+
 # Named, because Pillow would otherwise also try formats that run other programs (EPS starts Ghostscript).
 _FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
@@ -43,6 +47,10 @@ _WITH_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"
 _warnings_lock = threading.Lock()
 
 
+class TooManyPixels(InputError):
+    """An image that is larger than `PIXEL_LIMIT`, or than its format can hold."""
+
+
 def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Reads an image file as colours.
 
@@ -57,7 +65,8 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
       uint8 [height, width, 3], red green blue, 0 to 255.
 
     Raises:
-      InputError: the file is missing, empty, damaged, not an image, or larger than `PIXEL_LIMIT`.
+      InputError: the file is missing, empty, damaged, or not an image.
+      TooManyPixels: it is larger than `PIXEL_LIMIT`.
     """
     return to_rgb(*_decode(source, name))
 
@@ -330,7 +339,7 @@ def encode(array: np.ndarray, ending: str, name: str) -> bytes:
       The file's bytes. JPEG and colours in WebP lose a little; PNG, TIFF and grey in WebP lose nothing.
 
     Raises:
-      InputError: the format cannot hold so many pixels.
+      TooManyPixels: the format cannot hold them.
     """
     if ending == ".png":
         return to_png(array)
@@ -343,7 +352,7 @@ def encode(array: np.ndarray, ending: str, name: str) -> bytes:
         else:
             image.save(buffer, "TIFF", compression="tiff_adobe_deflate")
     except (OSError, ValueError) as error:  # JPEG ends at 65,500 pixels a side, WebP at 16,383
-        raise _unusable(name, f"cannot hold {array.shape[1]}×{array.shape[0]} pixels: {error}") from error
+        raise TooManyPixels(f"{name}: cannot hold {array.shape[1]}×{array.shape[0]} pixels: {error}") from error
     return buffer.getvalue()
 
 
@@ -404,14 +413,16 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
     except Image.UnidentifiedImageError as error:
         raise _unusable(name, "not an image, or a damaged one") from error
     except Image.DecompressionBombError as error:
-        raise _unusable(name, f"has more than {PIXEL_LIMIT:,} pixels") from error
+        raise TooManyPixels(f"{name}: has more than {PIXEL_LIMIT:,} pixels") from error
     except Exception as error:  # decoders raise nearly every type there is on damaged files
         raise _unusable(name, f"damaged: {error}") from error
     width, height = image.size
     if width < 1 or height < 1:
         raise _unusable(name, f"has no pixels: {width}×{height}")
     if width * height > PIXEL_LIMIT:
-        raise _unusable(name, f"has more than {PIXEL_LIMIT:,} pixels: {width}×{height}")
+        raise TooManyPixels(f"{name}: has more than {PIXEL_LIMIT:,} pixels: {width}×{height}")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _SCAN_LIMIT:
+        raise _unusable(name, f"a JPEG of more than {_SCAN_LIMIT} scans")
     return image, name
 
 

@@ -96,17 +96,25 @@ def _refined_levels(saliency: np.ndarray, square: np.ndarray, image: np.ndarray)
 
 
 def read_background(text: str) -> tuple[int, int, int] | np.ndarray:
-    """A background for cut-outs: an image's file, or else a colour as CSS writes it (white, #80ff00, rgb(0, 90, 0)).
+    """A background for cut-outs: an image's file, or else a colour as `read_colour` takes it.
 
     Raises:
       InputError: it is neither.
     """
-    from PIL import ImageColor
-
     if os.path.exists(text):
         return read_picture(text)[0]
+    colour = read_colour(text)
+    if colour is None:
+        raise InputError(f"{text}: neither an image's file nor a colour")
+    return colour
+
+
+def read_colour(text: str) -> tuple[int, int, int] | None:
+    """Red, green and blue of a colour as CSS writes it (white, #80ff00, rgb(0, 90, 0)); None where it is none."""
+    from PIL import ImageColor
+
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError:
-        raise InputError(f"{text}: neither an image's file nor a colour") from None
-    return red, green, blue
+        return None
+    return (red, green, blue) if max(red, green, blue) < 256 else None

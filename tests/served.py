@@ -1,0 +1,74 @@
+"""A server on the loopback, in a thread of the tests' process, and a client that hides nothing."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from purinet_jax.serve import Limits, Worker, listen, make_app
+from purinet_jax.serve.app import Measures
+from purinet_jax.serve.server import LOOPBACK_HOSTS, configure
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> str:
+        return f"{self.status} {self.json['error']}"
+
+
+@dataclass(frozen=True)
+class Served:
+    port: int
+    worker: Worker
+
+    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, dict(headers or {}), encode_chunked=hasattr(body, "__next__"))
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.request("GET", path, headers=headers)
+
+    def post(self, path: str, body: Any, **headers: str) -> Answer:
+        return self.request("POST", path, body, headers)
+
+    def measure(self, name: str) -> float:
+        lines = self.get("/metrics").body.decode().splitlines()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[-1])
+
+
+@contextmanager
+def serving(
+    predictor: Any, limits: Limits | None = None, *, token: str | None = None, **worker_options: Any
+) -> Iterator[Served]:
+    limits = limits or Limits()
+    measures = Measures()
+    worker = Worker(predictor, asked=measures.batch.observe, **worker_options)
+    server = uvicorn.Server(configure(make_app(worker, measures, limits, token=token, hosts=LOOPBACK_HOSTS), limits))
+    with listen("127.0.0.1", 0) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
+        thread.start()
+        try:
+            yield Served(listening.getsockname()[1], worker)
+        finally:
+            server.should_exit = True
+            thread.join()
+    assert not worker.alive

@@ -1,0 +1,517 @@
+"""The server: pictures are those of `purinet predict`, limits hold, nobody is trusted, and it ends well."""
+
+import io
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from served import Served, serving
+from test_cli import assert_refused
+from test_files import Brightness
+from test_fuzz import claim_size
+from tiny import tiny_model
+
+from purinet_jax.commands.main import build_parser, main
+from purinet_jax.data.augment import resize_image
+from purinet_jax.data.images import TooManyPixels
+from purinet_jax.data.synthetic import draw_example
+from purinet_jax.errors import InputError
+from purinet_jax.prediction.files import plan, predict_files
+from purinet_jax.prediction.pictures import KINDS, Style, make_picture
+from purinet_jax.prediction.predict import Predictor
+from purinet_jax.serve import Limits, Worker
+from purinet_jax.serve.worker import _Budget, _powers_of_two
+
+PIXELS = 10_000
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+
+
+def file(kind: str = "PNG", image: np.ndarray = IMAGE, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def form(data: bytes, field: str = "image", name: str = "a.png") -> tuple[bytes, dict[str, str]]:
+    head = f'--=b\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+    return head.encode() + data + b"\r\n--=b--\r\n", {"Content-Type": 'multipart/form-data; boundary="=b"'}
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Waits for what other threads do."""
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Gated(Brightness):
+    """Answers only when it is let, but for the worker's first trial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Semaphore(0)
+        self.reached = threading.Semaphore(0)
+
+    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+        if threading.current_thread().name == "network":
+            self.reached.release()
+            assert self.gate.acquire(timeout=20)
+        return super().squashed_maps(images, batch_size)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    limits = Limits(bytes=100_000, pictures=4, seconds=20)
+    with serving(Brightness(), limits, pixels=PIXELS) as served:
+        yield served
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_made_of_an_image_however_it_is_sent(server: Served, kind: str) -> None:
+    square = resize_image(IMAGE, 8, 8)
+    network = Brightness()
+    ask = network.squashed_finest_maps if kind == "attention" else network.squashed_maps
+    expected = make_picture(Style(kind), ask([square], 1)[0], square, IMAGE.shape, IMAGE)  # type: ignore[arg-type]
+    body, headers = form(file())
+    raw = server.post(f"/v1/{kind}", file())
+    assert (raw.status, raw.headers["content-type"]) == (200, "image/png")
+    assert server.request("POST", f"/v1/{kind}", body, headers).body == raw.body
+    curled = server.post(f"/v1/{kind}", file(), **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert curled.body == raw.body
+    chunked = server.request("POST", f"/v1/{kind}", iter([file()[:50], file()[50:]]), {"Transfer-Encoding": "chunked"})
+    assert chunked.body == raw.body
+    np.testing.assert_array_equal(pixels_of(raw.body), expected)
+
+
+def test_parameters_change_the_picture(server: Served) -> None:
+    masks = [pixels_of(server.post(f"/v1/mask?threshold={share}", file()).body) for share in (0.2, 0.5, 0.9)]
+    saliency = pixels_of(server.post("/v1/map", file()).body)
+    for share, mask in zip((0.2, 0.5, 0.9), masks, strict=True):
+        np.testing.assert_array_equal(mask, np.where(saliency >= share * 255, 255, 0))
+    answer = server.post("/v1/cutout?background=%23ff0000&format=webp", file())
+    assert answer.headers["content-type"] == "image/webp"
+    with Image.open(io.BytesIO(answer.body)) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("WEBP", "RGB", (80, 60))
+
+
+def test_pictures_are_the_very_files_of_purinet_predict(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(file("JPEG", draw_example(np.random.default_rng(1), (90, 130))[0]))
+    model = tiny_model()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.3, x.shape).astype(np.float32), dict(shapes))
+    predictor = Predictor(model, variables, 32)
+    with serving(predictor) as served:
+        for kind in KINDS:
+            (result,) = predict_files(predictor, plan([photo], kind=kind), Style(kind))
+            assert result.error is None
+            assert served.post(f"/v1/{kind}", photo.read_bytes()).body == result.job.output.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/v1/video", b"", "404 unknown_kind"),
+        ("/v1/../etc/passwd", b"", "404 not_found"),
+        ("/v1/map?size=3", b"", "400 parameter"),
+        ("/v1/map?threshold=1", b"", "400 parameter"),
+        ("/v1/map?threshold=nan", b"", "400 parameter"),
+        ("/v1/map?threshold=x", b"", "400 parameter"),
+        ("/v1/map?background=white", b"", "400 parameter"),
+        ("/v1/cutout?background=/etc/hostname", b"", "400 parameter"),
+        ("/v1/cutout?background=rgb(999,0,0)", b"", "400 parameter"),
+        ("/v1/map?format=gif", b"", "400 parameter"),
+        ("/v1/map", b"", "415 not_an_image"),
+        ("/v1/map", b"only text", "415 not_an_image"),
+        ("/v1/map", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "415 not_an_image"),
+        ("/v1/map", file()[:-40], "415 not_an_image"),
+        ("/v1/map", file("JPEG")[:-40], "415 not_an_image"),
+        ("/v1/map", claim_size(file(), 101, 100), "413 too_many_pixels"),
+        ("/v1/map", claim_size(file(), 60_000, 60_000), "413 too_many_pixels"),
+        ("/v1/map", b"\xff" * 100_001, "413 too_many_bytes"),
+        ("/v1/map", file("JPEG") + b"\xff\xda" * 101, "415 not_an_image"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_a_reason(server: Served, path: str, body: bytes, expected: str) -> None:
+    answer = server.post(path, body)
+    assert answer.error == expected
+    assert "\n" not in answer.json["reason"]
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_forms_that_hold_no_image_are_refused(server: Served) -> None:
+    for (body, headers), expected in (
+        (form(file(), field="photo"), "400 form"),
+        ((form(file())[0][:-9], form(b"")[1]), "400 form"),
+        ((b"text", {"Content-Type": "multipart/form-data"}), "400 form"),
+        ((form(file())[0][:-8] + form(file())[0], form(b"")[1]), "400 form"),
+        (form(b"\0" * 100_001), "413 too_many_bytes"),
+        (form(b"\0" * 200_000), "413 too_many_bytes"),
+        (form(b"text"), "415 not_an_image"),
+    ):
+        assert server.request("POST", "/v1/map", body, headers).error == expected
+
+
+def test_an_upload_whose_length_is_not_told_is_counted(server: Served) -> None:
+    parts = iter([b"\0" * 50_000] * 3)
+    answer = server.request("POST", "/v1/map", parts, {"Transfer-Encoding": "chunked"})
+    assert answer.error == "413 too_many_bytes"
+
+
+def test_other_methods_and_addresses_are_answered_with_json(server: Served) -> None:
+    assert server.get("/v1/map").error == "405 method_not_allowed"
+    assert server.post("/", b"").error == "405 method_not_allowed"
+    assert server.get("/page/../app.py").error == "404 not_found"
+    assert server.get("/index.html").error == "404 not_found"
+
+
+def test_every_answer_carries_the_security_headers(server: Served) -> None:
+    for answer in (server.get("/"), server.get("/health"), server.get("/nothing"), server.post("/v1/map", file())):
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "server" not in answer.headers
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_pages_of_other_sites_are_kept_out(server: Served) -> None:
+    # A name that was made to point to the loopback, and a form that another site's page sends.
+    for host in ("evil.example", f"evil.example:{server.port}", "", "127.0.0.1.evil.example"):
+        assert server.get("/", Host=host).error == "421 wrong_host"
+    for host in ("localhost", f"[::1]:{server.port}", "LOCALHOST:1"):
+        assert server.get("/health", Host=host).status == 200
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    assert server.post("/v1/map", file(), **headers).error == "403 cross_site"
+    assert server.get("/", **headers).status == 200  # a link
+    assert "access-control-allow-origin" not in server.post("/v1/map", file(), Origin="null").headers
+
+
+def test_a_head_that_is_too_long_is_refused(server: Served) -> None:
+    assert server.get("/health", Cookie="x" * 17_000).error == "431 head"
+    assert server.get(f"/health?{'x' * 17_000}").error == "431 head"
+    with suppress(ConnectionError):  # which is cut while the client still sends
+        assert server.get("/health", Cookie="x" * 1_000_000).status == 400
+    assert server.get("/health").json == {"status": "ok"}
+
+
+def test_page_and_descriptions(server: Served) -> None:
+    page = server.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    about = server.get("/v1").json
+    assert about["kinds"] == list(KINDS)
+    assert about["limits"] == {"bytes": 100_000, "pixels": PIXELS, "pictures": 4, "seconds": 20}
+    text = server.get("/openapi.json").json
+    assert text["openapi"] == "3.1.0"
+    assert set(text["paths"]) == {*(f"/v1/{kind}" for kind in KINDS), "/v1", "/health", "/metrics"}
+    for path, operations in text["paths"].items():
+        assert [server.get(path).status != 405] == ["get" in operations]
+    names = {p["name"] for p in text["paths"]["/v1/cutout"]["post"]["parameters"]}
+    assert names == {"threshold", "format", "background"}
+    assert "401" not in text["paths"]["/v1/map"]["post"]["responses"]
+
+
+def test_measures_count_requests(server: Served) -> None:
+    def made() -> float:
+        return server.measure('purinet_requests_total{kind="map",status="200"}')
+
+    server.post("/v1/map", file())
+    before = made()
+    server.post("/v1/map", file())
+    assert made() == before + 1
+    server.post("/v1/never-seen", file())
+    assert server.measure('purinet_requests_total{kind="other",status="404"}') >= 1
+    assert b"never-seen" not in server.get("/metrics").body
+    assert server.measure("purinet_pictures_waiting") == server.measure("purinet_upload_bytes") == 0
+    assert server.measure("purinet_batch_pictures_count") > 0
+
+
+def test_nothing_is_written_opened_or_connected_to(server: Served) -> None:
+    seen: list[tuple[str, Any]] = []
+    watching = True
+    events = ("open", "os.mkdir", "socket.connect", "socket.getaddrinfo", "subprocess.Popen")
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        ours = threading.current_thread().name.startswith(("server", "picture", "network", "asyncio"))
+        if watching and ours and event in events:
+            seen.append((event, arguments))
+
+    for kind in KINDS:  # what is imported only when it is first needed, is
+        server.post(f"/v1/{kind}", file())
+    sys.addaudithook(watch)
+    try:
+        for name in ("../../evil.png", "/tmp/evil.png", "http://127.0.0.1:1/evil.png"):
+            body, headers = form(file() + b"\0" * 80_000, name=name)
+            assert server.request("POST", "/v1/cutout", body, headers).status == 200
+        for path in (
+            "/v1/cutout?background=/etc/hostname",
+            "/v1/%2e%2e%2fserver.py",
+            "//etc/hostname",
+            "/v1/http://a/",
+        ):
+            assert server.post(path, file()).status in (400, 404)
+    finally:
+        watching = False
+    assert seen == []
+
+
+def test_a_token_opens_pictures_and_measures() -> None:
+    with serving(Brightness(), token="s3cret") as served:
+        for headers in (
+            {},
+            {"Authorization": "Bearer s3cre"},
+            {"Authorization": "Basic s3cret"},
+            {"Authorization": "é"},
+        ):
+            answer = served.request("POST", "/v1/map", file(), headers)
+            assert answer.error == "401 token"
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert served.get("/metrics", **headers).status == 401
+        right = {"Authorization": "Bearer s3cret"}
+        assert served.post("/v1/map", file(), **right).status == 200
+        assert served.get("/metrics", **right).status == 200
+        assert [served.get(path).status for path in ("/", "/health", "/v1")] == [200] * 3
+        assert served.get("/v1").json["token"] is True
+        text = served.get("/openapi.json").json
+        assert "401" in text["paths"]["/v1/map"]["post"]["responses"]
+
+
+def test_a_network_without_attention_shows_none() -> None:
+    with serving(Brightness(attention=False)) as served:
+        assert "attention" not in served.get("/v1").json["kinds"]
+        assert "/v1/attention" not in served.get("/openapi.json").json["paths"]
+        assert served.post("/v1/attention", file()).error == "404 unknown_kind"
+
+
+def test_who_waits_while_a_batch_is_under_way_is_in_the_next() -> None:
+    network = Gated()
+    images = [file(image=np.full((9, 9, 3), shade, np.uint8)) for shade in range(10, 16)]
+    with serving(network, batch_size=4) as served, ThreadPoolExecutor(6) as pool:
+        assert network.batches == [(1, 1), (2, 2), (4, 4)]  # compiled for
+        answers = [pool.submit(served.post, "/v1/map", images[0])]
+        assert network.reached.acquire(timeout=20)
+        answers += [pool.submit(served.post, "/v1/map", image) for image in images[1:]]
+        until(lambda: served.worker._questions.qsize() == 5)
+        network.gate.release(3)
+        shades = [int(pixels_of(answer.result().body)[0, 0]) for answer in answers]
+        assert network.batches[3:] == [(1, 1), (4, 4), (1, 1)]
+        assert shades == list(range(10, 16))
+        assert served.measure("purinet_batch_pictures_sum") == 6
+
+
+def test_a_full_queue_a_slow_network_and_a_client_that_hangs_up() -> None:
+    network = Gated()
+    with serving(network, Limits(pictures=2, seconds=0.4)) as served, ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(served.post, "/v1/map", file()) for _ in range(2)]
+        until(lambda: served.measure("purinet_pictures_waiting") == 2)
+        busy = served.post("/v1/map", file())
+        assert (busy.error, busy.headers["retry-after"]) == ("429 busy", "1")
+        late = [answer.result() for answer in slow]
+        assert [(answer.error, answer.headers["retry-after"]) for answer in late] == [("503 timeout", "10")] * 2
+        # Their threads are at it still, and keep their places.
+        assert served.post("/v1/map", file()).status == 429
+        network.gate.release(2)
+        until(lambda: served.measure("purinet_pictures_waiting") == 0)
+        network.gate.release()
+        assert served.post("/v1/map", file()).status == 200
+
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            client.sendall(b"POST /v1/map HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            reply = client.recv(1000)  # the rest never comes
+            assert reply.startswith(b"HTTP/1.1 408 ")
+        assert served.measure("purinet_pictures_waiting") == 0
+
+
+def test_whoever_hangs_up_is_not_worked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purinet_jax.serve.worker.usable_cores", lambda: 0)  # one thread
+    network = Gated()
+    with serving(network) as served, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(served.post, "/v1/map", file())
+        assert network.reached.acquire(timeout=20)
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            head = f"POST /v1/map HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(file())}\r\n\r\n"
+            client.sendall(head.encode() + file())
+            until(lambda: served.measure("purinet_pictures_waiting") == 2)
+        until(lambda: served.measure("purinet_pictures_waiting") == 1)
+        network.gate.release()
+        assert first.result().status == 200
+        assert served.measure('purinet_requests_total{kind="map",status="499"}') == 1
+        assert served.measure("purinet_batch_pictures_sum") == 1
+
+
+def test_large_uploads_together_are_bounded() -> None:
+    limits = Limits(bytes=50_000, pictures=64, seconds=20)
+    head = b"POST /v1/map HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n"
+    with serving(Brightness(), limits) as served:
+        clients = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(8)]
+        for client in clients:
+            client.sendall(head + b"\0" * 49_999)
+        until(lambda: served.measure("purinet_upload_bytes") == 8 * 49_999)
+        assert served.post("/v1/map", b"\0" * 1000).error == "429 busy"
+        for client in clients:
+            client.close()
+        until(lambda: served.measure("purinet_upload_bytes") == 0)
+        assert served.post("/v1/map", file()).status == 200
+
+
+def test_an_error_of_the_network_is_told_and_the_next_may_be_lucky(caplog: pytest.LogCaptureFixture) -> None:
+    network = Brightness()
+    with serving(network) as served:
+        fail = MemoryError("device")
+
+        def broken(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+            raise fail
+
+        network.squashed_maps = broken  # type: ignore[method-assign]
+        answer = served.post("/v1/map", file())
+        assert (answer.error, answer.headers["retry-after"]) == ("503 memory", "10")
+        fail = ValueError("a secret path")  # type: ignore[assignment]
+        answer = served.post("/v1/map", file())
+        assert answer.error == "500 internal"
+        assert b"secret" not in answer.body
+        until(lambda: "a secret path" in caplog.text)
+        del network.squashed_maps
+        assert served.post("/v1/map", file()).status == 200
+
+
+def test_the_worker_without_a_server() -> None:
+    worker = Worker(Brightness(), pixels=5000)  # type: ignore[arg-type]
+    try:
+        made = pixels_of(worker.submit(file(), Style("overlay")).result())
+        assert made.shape == IMAGE.shape
+        with pytest.raises(TooManyPixels, match="has 5,184 pixels, more than 5,000"):
+            worker.submit(file(image=np.zeros((72, 72, 3), np.uint8)), Style()).result()
+    finally:
+        worker.close()
+    with pytest.raises(InputError, match="batch_size"):
+        Worker(Brightness(), batch_size=0)  # type: ignore[arg-type]
+
+
+def test_a_budget_is_never_exceeded_and_keeps_its_order() -> None:
+    budget, taken, order = _Budget(10), 0, []
+    lock, most = threading.Lock(), 0
+
+    def take(number: int, amount: int) -> None:
+        nonlocal taken, most
+        with budget.of(amount):
+            with lock:
+                taken += amount
+                most = max(most, taken)
+                order.append(number)
+            time.sleep(0.002)
+            with lock:
+                taken -= amount
+
+    with ThreadPoolExecutor(8) as pool:
+        rng = np.random.default_rng(0)
+        list(pool.map(take, range(60), rng.integers(1, 11, 60).tolist()))
+    assert most <= 10
+    assert sorted(order) == list(range(60))
+    assert budget._left == 10
+
+
+def test_batches_are_compiled_for_powers_of_two() -> None:
+    assert [_powers_of_two(most) for most in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8]]
+
+
+def test_sigterm_lets_those_who_wait_have_their_answer() -> None:
+    program = """
+import time
+from unittest.mock import Mock
+import jax
+import jax.numpy as jnp
+import numpy as np
+from purinet_jax.serve import Worker, listen, serve
+
+class Slow:
+    size, model = 8, Mock(attention=False)
+    def squashed_maps(self, images, batch_size):
+        time.sleep(0.5)
+        return np.zeros((len(images), 8, 8), np.float32)
+
+listening = listen("127.0.0.1", 0)
+port = listening.getsockname()[1]
+serve(lambda measures: Worker(Slow()), listening, "127.0.0.1", ready=lambda: print(port, flush=True))
+print("ended well", flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        served = Served(int(process.stdout.readline()), None)  # type: ignore[arg-type]
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(served.post, "/v1/map", file())
+            until(lambda: served.measure("purinet_pictures_waiting") == 1)
+            process.send_signal(signal.SIGTERM)
+            answer = waiting.result()
+        assert (answer.status, pixels_of(answer.body).shape) == (200, (60, 80))
+        output, errors = process.communicate(timeout=20)
+        assert (process.returncode, output, errors) == (0, "ended well\n", "")
+    with pytest.raises(OSError, match="refused"):
+        served.get("/health")
+
+
+def test_the_command_refuses_what_it_cannot_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "two").write_text("one\ntwo\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for name in ("empty", "two", "bytes"):
+        assert_refused(capsys, ["serve", "--token-file", str(tmp_path / name)], f"{name}: holds no token")
+    assert_refused(capsys, ["serve", "--token-file", str(tmp_path / "none")], "none: cannot be read")
+    with monkeypatch.context() as patch:
+        patch.setenv("PURINET_TOKEN", "")
+        assert_refused(capsys, ["serve"], "PURINET_TOKEN: holds no token")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_refused(capsys, ["serve", "--port", port], f"127.0.0.1:{port}: cannot listen there")
+    assert_refused(capsys, ["serve", "--host", "no.such.host.invalid"], "no.such.host.invalid:8000: cannot listen")
+    missing = str(tmp_path / "none.pth")
+    assert_refused(capsys, ["serve", "--port", "0", "--checkpoint", missing, "--quiet"], "none.pth")
+    for wrong in (["--port", "70000"], ["--port", "x"], ["--queue", "0"], ["--max-megapixels", "0"]):
+        with pytest.raises(SystemExit) as exit_:
+            main(["serve", *wrong])
+        assert exit_.value.code == 2
+    with monkeypatch.context() as patch:
+        for name in [name for name in sys.modules if name.startswith("purinet_jax.serve.")]:
+            patch.delitem(sys.modules, name)
+        patch.setitem(sys.modules, "uvicorn", None)
+        assert_refused(capsys, ["serve"], "serve: needs uvicorn: pip install 'purinet_jax[serve]'")
+
+
+def test_the_token_is_the_files_or_the_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from purinet_jax.serve.server import read_token
+
+    monkeypatch.delenv("PURINET_TOKEN", raising=False)
+    assert read_token(None) is None
+    monkeypatch.setenv("PURINET_TOKEN", "of-the-environment")
+    assert read_token(None) == "of-the-environment"
+    (tmp_path / "token").write_text("of-the-file\n")
+    assert read_token(tmp_path / "token") == "of-the-file"
+
+
+def test_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        build_parser().parse_args(["serve", "--help"])
+    assert exit_.value.code == 0
+    assert "curl" in capsys.readouterr().out.split("examples:")[1]
