@@ -81,6 +81,12 @@ def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def averaged_over(axis_name: str | None) -> str | None:
+    """The device axis, or none where it has one device: XLA takes longer to compile hundreds of averages over a single
+    device, which change nothing, than all else of a train step."""
+    return None if axis_name is None or lax.axis_size(axis_name) == 1 else axis_name
+
+
 class Conv(nn.Module):
     """Convolution, padded by `dilation * (kernel_size // 2)` on each side as PyTorch's networks are.
 
@@ -137,7 +143,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
         mean, var = running_mean.value, running_var.value
         if train:
-            axis_name = None if self.is_initializing() else self.axis_name
+            axis_name = None if self.is_initializing() else averaged_over(self.axis_name)
             wide = x.astype(at_least_float32(x.dtype))
             mean = pixel_mean(wide)
             if axis_name is not None:

@@ -19,6 +19,7 @@ from jax import Array, lax
 from jax.interpreters import ad
 
 from purinet_jax.data.superpixel_files import REGIONS
+from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
 from purinet_jax.training.losses import Objective, purnet_losses, total_loss
 from purinet_jax.training.optim import parameter_group
@@ -139,7 +140,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
       The next state, and the metrics of this device: each loss term by level [levels], `loss` and `gradient_norm`.
       Where the model has a device axis, gradients and BatchNorm statistics are averaged over it.
     """
-    axis = state.model.axis_name
+    axis = averaged_over(state.model.axis_name)
     if state.accumulate == 1:
         gradient, batch_stats, losses = gradients(state, state.batch_stats, batch)
     else:
