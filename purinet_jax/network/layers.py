@@ -442,11 +442,27 @@ def _depthwise_backward(stride: int, residuals: tuple[Array, Array], gradient: A
     sums = [_sum_over_pixels(part * gradient) for _, part in _taps(x, kernel.shape[0], stride)]
     kernel_gradient = jnp.stack(sums).reshape(kernel.shape)
     x_gradient = _depthwise_transposed(gradient, kernel, stride, (x.shape[1], x.shape[2]))
-    # Else XLA's CPU backend computes it anew in each sum that follows.
-    return lax.optimization_barrier(x_gradient), kernel_gradient
+    return _computed_once(x_gradient, kernel[0, 0, 0, 0]), kernel_gradient
 
 
 depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _computed_once(x: Array, number: Array) -> Array:
+    """`x`, which all that follows reads from memory. `number` is a scalar that is at hand and not NaN.
+
+    XLA's CPU backend drops optimisation barriers before it fuses, and computes a long sum of cheap products anew in
+    each operation that reads it: for the sums of a BatchNorm's gradient, half of a train step. What enters a loop is
+    not fused with what leaves it, and this loop is left at once.
+    """
+
+    def through_loop(x: Array, number: Array) -> Array:
+        left: tuple[Array, Array] = lax.while_loop(
+            lambda carry: carry[0], lambda carry: (jnp.zeros((), bool), carry[1] * number), (number != number, x)
+        )
+        return left[1]
+
+    return lax.platform_dependent(x, number, cpu=through_loop, default=lambda x, number: x)
 
 
 def _depthwise_transposed(gradient: Array, kernel: Array, stride: int, size: tuple[int, int]) -> Array:
