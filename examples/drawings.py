@@ -18,7 +18,7 @@ from purinet_jax.data import Pairs, open_pairs
 
 
 def pencil(image: np.ndarray) -> np.ndarray:
-    """uint8 [height, width, 3] → uint8 [height, width], dark lines on white: each pixel's grey over the mean around it."""
+    """uint8 [height, width, 3] → [height, width], dark lines on white: each pixel's grey over the mean around it."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return cv2.divide(grey, cv2.GaussianBlur(grey, (0, 0), 6), scale=255)
 

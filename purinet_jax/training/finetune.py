@@ -21,8 +21,9 @@ from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.model import build_model, model_config
 from purinet_jax.training.panels import grey_colours, tile
 from purinet_jax.training.step import TrainState
-from purinet_jax.training.train import HELD_OUT, train
+from purinet_jax.training.train import train
 from purinet_jax.weights.convert import load_file, stored_size
+from purinet_jax.weights.runs import HELD_OUT
 from purinet_jax.weights.shipped import SHIPPED
 
 logger = logging.getLogger(__name__)

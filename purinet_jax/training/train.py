@@ -50,11 +50,9 @@ from purinet_jax.training.step import (
     with_superpixels,
 )
 from purinet_jax.weights.convert import describe, load_file
+from purinet_jax.weights.runs import HELD_OUT
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT = "held_out.txt"
-"""What a run's folder calls the names of the pairs that were held out, a line each."""
 
 Settings = TypeVar("Settings")
 
@@ -286,25 +284,27 @@ def _drawn_variables(model: PurNet, key: Array) -> Any:
 
 def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str, Any]:
     """Variables drawn from the seed, with those that `init` holds in their place."""
-    # Read first: a file that cannot be used is said before the network is compiled.
+    # Read and compared first: a file that cannot be used is said before the network is compiled.
     weights, weights_config = ({}, {}) if init is None else load_file(init)
     # Without a device axis: nothing is averaged while parameters are drawn.
     model = build_model(config.model)
-    variables = dict(_drawn_variables(model, jax.random.key(config.seed)))
-    if init is None:
-        return variables
-    target, source = (traverse_util.flatten_dict(dict(tree)) for tree in (variables, weights))
+    target, source = (traverse_util.flatten_dict(tree) for tree in (_zeros(config), weights))
     for path in sorted(target.keys() & source.keys()):
         if target[path].shape != source[path].shape:
             raise InputError(
                 f"{init}: {'/'.join(path)} is {source[path].shape}, the configured network's is {target[path].shape}"
             )
     surplus = sorted("/".join(path) for path in source.keys() - target.keys())
-    if surplus or weights_config["backbone"] != config.model.backbone:
+    if surplus or weights_config.get("backbone", config.model.backbone) != config.model.backbone:
         raise InputError(
             f"{init}: {describe(weights_config)} does not fit {describe(model_config(model))}"
             + (f" ({len(surplus)} tensors too many, {surplus[0]} the first)" if surplus else "")
         )
+    # Weights of the whole network leave nothing to draw, which takes compiling it.
+    if target.keys() - source.keys():
+        target = traverse_util.flatten_dict(dict(_drawn_variables(model, jax.random.key(config.seed))))
+    if init is None:
+        return traverse_util.unflatten_dict(target)
     target |= source
     if config.reset_upsampling:
         for path, value in target.items():
