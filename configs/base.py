@@ -8,7 +8,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.dtype = "float32"  # what convolutions compute in: "float32" or "bfloat16"
-    config.model = ConfigDict({"backbone": "resnet50", "channels": 128, "attention": True, "scaled_promotion": False})
+    config.model = ConfigDict({"backbone": "resnet50", "channels": 128, "scaled_promotion": False})
+    config.model.attention = ("promotion", "rectification")  # one of the two, or none, for comparisons and stage 1
     config.model.light = False  # bilinear upsampling, shorter rectification branches
     config.model.context = False  # one more level, that sees the whole image
 
@@ -60,5 +61,7 @@ def get_config() -> ConfigDict:
     config.loop.panel_every = 500  # 0 for no panels
     config.loop.checkpoint_every = 500
     config.loop.validate_every = 2_000
+    config.loop.validate_first = False  # before the first step too: then the best checkpoint may be the start
+    config.loop.patience = 0  # validations without a lower error that end training; 0 for never
     config.loop.keep = 3
     return config

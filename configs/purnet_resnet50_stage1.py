@@ -13,7 +13,7 @@ from purinet_jax.configs import base
 def get_config() -> ConfigDict:
     """The released settings (purnet.md §4)."""
     config = base.get_config()
-    config.model.attention = False
+    config.model.attention = ()
     config.steps = 50_000
     config.batch_size = 4
     config.optimizer.group_rates.purificatory = 10.0

@@ -40,7 +40,7 @@ def parses(command: str) -> None:
         arguments, rest = build_parser().parse_known_args(words)
     except SystemExit as error:
         pytest.fail(f"{command}: exit code {error.code}")
-    if arguments.command == "train":
-        load_config(arguments.config, rest)
+    if arguments.command in ("train", "finetune"):
+        load_config(getattr(arguments, "config", "finetune"), rest)
     else:
         assert not rest, command

@@ -3,7 +3,7 @@
 RELEASED = {
     "backbone": "resnet50",
     "channels": 128,
-    "attention": True,
+    "attention": ("promotion", "rectification"),
     "scaled_promotion": False,
     "light": False,
     "context": False,

@@ -55,7 +55,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip()[0].isdigit()
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "convert", "export", "benchmark"])
+@pytest.mark.parametrize(
+    "command", ["train", "finetune", "predict", "evaluate", "convert", "export", "serve", "benchmark"]
+)
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         build_parser().parse_args([command, "--help"])

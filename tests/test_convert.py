@@ -1,6 +1,7 @@
 """Conversion: names and layouts, round trips byte by byte, and what is said of files that do not fit."""
 
 import importlib.util
+import itertools
 import json
 import re
 from functools import cache
@@ -16,7 +17,7 @@ import pytest
 from released import RELEASED
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import build_model
+from purinet_jax.network.model import ATTENTIONS, build_model
 from purinet_jax.weights.convert import (
     convert_file,
     from_authors,
@@ -31,7 +32,7 @@ from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_
 GOLDEN = Path(__file__).with_name("fixtures") / "golden"
 # The extractor with the fewest parameters, and a decoder of two channels.
 SMALL = {
-    **{"backbone": "mobilenet_v2", "channels": 2, "attention": True},
+    **{"backbone": "mobilenet_v2", "channels": 2, "attention": ("promotion", "rectification")},
     **{"scaled_promotion": False, "light": False, "context": False},
 }
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -130,7 +131,7 @@ def test_the_stage_is_in_the_names() -> None:
     only_purificatory = {name: shape for name, shape in manifest().items() if not re.match(r"oa_|ea_|.*_2\.", name)}
     tensors = draw(only_purificatory)
     variables, config = from_authors(tensors)
-    assert config == {**RELEASED, "attention": False}
+    assert config == {**RELEASED, "attention": ()}
     counts = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
     back = to_authors(variables, counts)
     assert back.keys() == tensors.keys()
@@ -139,10 +140,15 @@ def test_the_stage_is_in_the_names() -> None:
         np.testing.assert_array_equal(back[name], tensor, err_msg=name)
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet_v2", "vgg16"])
-@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize(
+    ("backbone", "attention"),
+    [
+        *itertools.product(("efficientnet_lite0", "mobilenet_v2", "vgg16"), ((), ATTENTIONS)),
+        *(("mobilenet_v2", (attention,)) for attention in ATTENTIONS),
+    ],
+)
 @pytest.mark.slow
-def test_every_network_goes_out_and_in(backbone: str, attention: bool) -> None:
+def test_every_network_goes_out_and_in(backbone: str, attention: tuple[str, ...]) -> None:
     variables, config = small_variables(backbone=backbone, attention=attention)
     tensors = to_authors(variables)
     counts = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
@@ -156,13 +162,13 @@ def test_every_network_goes_out_and_in(backbone: str, attention: bool) -> None:
 
 
 def test_channels_are_told_by_the_laterals() -> None:
-    variables, config = small_variables(channels=3, attention=False)
+    variables, config = small_variables(channels=3, attention=())
     assert from_authors(to_authors(variables))[1] == config
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_other_floating_types_become_float32(dtype: Any) -> None:
-    variables, _ = small_variables(attention=False)
+    variables, _ = small_variables(attention=())
     tensors = {
         name: tensor.astype(dtype) if tensor.dtype == np.float32 else tensor
         for name, tensor in to_authors(variables).items()
@@ -218,7 +224,7 @@ def test_torchvision_vgg16(tmp_path: Path) -> None:
 
 def test_efficientnet_lite2(tmp_path: Path) -> None:
     """The names of its PyTorch ports, whose classifier has a BatchNorm with a count of its own."""
-    variables, _ = small_variables(backbone="efficientnet_lite2", attention=False)
+    variables, _ = small_variables(backbone="efficientnet_lite2", attention=())
     theirs = {name: array for name, array in to_authors(variables).items() if name.startswith(("_b", "_c"))}
     head = {"_conv_head.weight": np.zeros((2, 3, 1, 1)), "_bn1.weight": np.zeros(2), "_fc.bias": np.zeros(1)}
     head["_bn1.num_batches_tracked"] = np.array(5)
@@ -233,7 +239,7 @@ def test_efficientnet_lite2(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["", ":0"])
 def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
     """Keras has our layouts; its weights may be stored in half precision."""
-    variables, _ = small_variables(attention=False)
+    variables, _ = small_variables(attention=())
     keras_names = {
         **{"kernel": "kernel", "depthwise_kernel": "depthwise_kernel", "scale": "gamma", "bias": "beta"},
         **{"mean": "moving_mean", "var": "moving_variance"},
@@ -272,7 +278,7 @@ def test_our_file(tmp_path: Path, suffix: str) -> None:
     assert "batch_stats/convert1/1/mean" in tensors
     metadata = read_metadata(path)
     assert metadata["format"] == "purinet_jax 1"
-    assert json.loads(metadata["model"]) == config
+    assert json.loads(metadata["model"]) == json.loads(json.dumps(config))
     save_variables(copy, jax.tree.map(jnp.asarray, variables), dict(reversed(config.items())))
     assert copy.read_bytes() == path.read_bytes()
     assert convert_file(path, copy, "authors").splitlines()[2:] == [
@@ -321,7 +327,10 @@ def test_settings_left_out_are_the_released_ones(tmp_path: Path) -> None:
         (SMALL | {"channels": 2.0}, r"model\.channels: 2\.0 is no number from 1 to 1024"),
         (SMALL | {"channels": 10**9}, r"model\.channels"),
         (SMALL | {"channels": 0}, r"model\.channels"),
-        (SMALL | {"attention": "yes"}, r"model\.attention: 'yes' is neither true nor false"),
+        (
+            SMALL | {"attention": "yes"},
+            r"model\.attention: 'yes' is not a list of promotion and rectification, of one, or empty",
+        ),
         ({"backbone": "vgg16", "part": "head"}, r"model\.part: 'head' is not 'backbone'"),
         ({"backbone": "vgg16", "part": "backbone", "channels": 1}, r"model\.channels: no such setting"),
         ([], "model configuration is no table"),
@@ -341,9 +350,20 @@ def test_configurations_that_are_none(tmp_path: Path, config: Any, complaint: st
             save_variables(tmp_path / "c.npz", {"params": {}}, config)
 
 
+def test_files_of_earlier_versions_say_true_or_false(tmp_path: Path) -> None:
+    for attention, said in ((ATTENTIONS, True), ((), False)):
+        variables, config = small_variables(attention=attention)
+        path = tmp_path / "a.safetensors"
+        save_variables(path, variables, config | {"attention": said})
+        metadata = read_metadata(path)
+        earlier = json.dumps(json.loads(metadata["model"]) | {"attention": said})
+        write_tensors(path, read_tensors(path), metadata | {"model": earlier})
+        assert load_variables(path)[1] == config
+
+
 def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    variables, config = small_variables(attention=False)
+    variables, config = small_variables(attention=())
     whole = to_authors(variables)
     tensors = dict(whole)
     for name in ("convert1.0.bias", "convert2.0.bias", "convert3.0.bias"):

@@ -15,10 +15,12 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.attention import promotion_attention, rectification_attention
 from purinet_jax.network.backbones import ResNet50
 from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample
-from purinet_jax.network.model import EXTRACTORS, Maps, PurNet, build_model, model_config
+from purinet_jax.network.model import ATTENTIONS, EXTRACTORS, Maps, PurNet, build_model, model_config
 from purinet_jax.training.optim import parameter_group
 
 KINDS = Maps._fields
+# Every level's maps of the whole network; stage 1's saliency; saliency with one attention, by its name.
+Composed = tuple[list[list[Array]], list[Array], dict[str, list[Array]]]
 
 
 def abstract_variables(model: PurNet) -> Any:
@@ -153,7 +155,7 @@ def test_transposed_convolutions_are_as_large_as_the_specification_says(
 
 
 @pytest.fixture(scope="module")
-def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> tuple[list[list[Array]], list[Array]]:
+def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> Composed:
     """The specification written out on the small extractor's levels: all maps by level, and stage 1's."""
     levels = [forward[1][f"backbone{level}"] for level in (1, 2, 3)]
 
@@ -176,8 +178,9 @@ def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> tuple[li
         f1 = cbp(f"{prefix}convert1", levels[0], 1) + cbp(f"{prefix}feature_upscore2", f2, 3)
         return [f1, f2, f3]
 
-    def compose() -> tuple[list[list[Array]], list[Array]]:
+    def compose() -> Composed:
         rows, first_stage = [], []
+        alone: dict[str, list[Array]] = {"promotion": [], "rectification": []}
         pyramids = zip(pyramid(""), pyramid("oa_"), pyramid("ea_"), strict=True)
         for level, (x, promotion, rectification) in enumerate(pyramids, 1):
             stride = (2, 2, 4)[level - 1]
@@ -187,7 +190,10 @@ def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> tuple[li
             g = cbp(f"ea_pre_predict{level}_g", rectification, 3, 3, 1)
             e = cbp(f"ea_e_pre_predict{level}_e", rectification, 3, 3, 1)
             r = rectification_attention(g, e)
+            unpromoted = cbp(f"feature_upscore{level}_2", x, 3)
             x = cbp(f"feature_upscore{level}_2", a * x + x, 3)
+            for kind, features in (("promotion", x), ("rectification", r * unpromoted + unpromoted)):
+                alone[kind].append(part(f"predict{level}", head, features, SIZE, False))
             rows.append(
                 [
                     part(f"predict{level}", head, r * x + x, SIZE, False),
@@ -196,13 +202,13 @@ def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> tuple[li
                     upscored(f"ea_e_predict{level}_e", e - g, stride),
                 ]
             )
-        return rows, first_stage
+        return rows, first_stage, alone
 
     return jax.jit(compose)()
 
 
 def test_forward_follows_the_specification_level_by_level(
-    forward: tuple[Maps, dict[str, Array]], composed: tuple[list[list[Array]], list[Array]]
+    forward: tuple[Maps, dict[str, Array]], composed: Composed
 ) -> None:
     for level, row in enumerate(composed[0]):
         for kind, expected in zip(KINDS, row, strict=True):
@@ -212,15 +218,35 @@ def test_forward_follows_the_specification_level_by_level(
 
 
 def test_stage_one_predicts_straight_from_the_pyramid_and_needs_no_other_parameters(
-    variables: Any, images: np.ndarray, composed: tuple[list[list[Array]], list[Array]]
+    variables: Any, images: np.ndarray, composed: Composed
 ) -> None:
-    model = SMALL.clone(attention=False)
+    model = SMALL.clone(attention=())
     names = abstract_variables(model)["params"]
     params = {name: tree for name, tree in variables["params"].items() if name in names}
     assert len(params) == len(names) < len(variables["params"])
     maps = jax.jit(model.apply)({**variables, "params": params}, images)
     assert [len(kind) for kind in maps] == [3, 0, 0, 0]
     for actual, expected in zip(maps.saliency, composed[1], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_one_attention_without_the_other(
+    attention: str, variables: Any, images: np.ndarray, forward: tuple[Maps, dict[str, Array]], composed: Composed
+) -> None:
+    model = SMALL.clone(attention=(attention,))
+    names = abstract_variables(model)["params"]
+    params = {name: tree for name, tree in variables["params"].items() if name in names}
+    assert len(params) == len(names)
+    prefix = {"promotion": "ea_", "rectification": "oa_"}[attention]
+    assert {name for name in variables["params"] if name not in names} == {
+        name for name in variables["params"] if name.startswith(prefix)
+    }
+    maps = jax.jit(model.apply)({**variables, "params": params}, images)
+    assert [len(kind) for kind in maps] == ([3, 3, 0, 0] if attention == "promotion" else [3, 0, 3, 3])
+    for actual, expected in zip(maps.saliency, composed[2][attention], strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(getattr(maps, attention), getattr(forward[0], attention), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -303,7 +329,7 @@ def test_scaled_promotion_has_mean_one_and_the_same_parameters(
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 @pytest.mark.parametrize(
-    "settings", [{}, {"channels": 16, "attention": False, "scaled_promotion": True, "light": True, "context": True}]
+    "settings", [{}, {"channels": 16, "attention": (), "scaled_promotion": True, "light": True, "context": True}]
 )
 def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, Any]) -> None:
     model = build_model({"backbone": name, **settings})
@@ -311,7 +337,7 @@ def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, A
     assert config == {
         "backbone": name,
         "channels": 128,
-        "attention": True,
+        "attention": ("promotion", "rectification"),
         "scaled_promotion": False,
         "light": False,
         "context": False,
@@ -373,7 +399,7 @@ def test_one_corner_reaches_the_opposite_one_by_context_alone() -> None:
     moved = images.copy()
     moved[:, 0, 0] += 10
     for context in (False, True):
-        model = SMALL.clone(light=True, attention=False, context=context)
+        model = SMALL.clone(light=True, attention=(), context=context)
         variables = draw(abstract_variables(model))
         apply = jax.jit(lambda x, model=model, variables=variables: model.apply(variables, x).saliency[0])
         reached = bool((apply(moved) != apply(images))[:, -4:, -4:].any())

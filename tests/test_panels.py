@@ -115,6 +115,12 @@ def test_attention_panel_has_the_images_proportions_and_is_never_enlarged() -> N
     assert (picture[:, 4 * 32 :] == 255).all()
 
 
+def test_attention_panel_shows_what_the_network_has() -> None:
+    zeros = (jnp.zeros((1, 4, 4, 1)),)
+    for maps, panels in ((Maps(zeros, zeros), 3), (Maps(zeros, (), zeros, zeros), 4)):
+        assert attention_panel(np.zeros((4, 4, 3), np.uint8), maps, (4, 4)).shape == (4, panels * 4, 3)
+
+
 def test_attention_panel_gives_the_largest_error_the_full_colour() -> None:
     error = np.zeros((1, 4, 4, 1), np.float32)
     error[0, 0, 0], error[0, 3, 3] = np.arctanh(0.02), np.arctanh(-0.01)

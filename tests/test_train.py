@@ -199,7 +199,7 @@ def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Pat
 
 @pytest.mark.slow
 def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
-    one = tiny_config(**{"model.attention": False, "steps": 2})
+    one = tiny_config(**{"model.attention": (), "steps": 2})
     train.train(one, data, tmp_path / "one", progress=False)
     source, _ = load_file(tmp_path / "one")
     two = tiny_config(steps=2, reset_upsampling=True)
@@ -303,14 +303,14 @@ def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path
 
 def test_held_out_pairs_are_validated_on_and_not_trained_on(data: Path, tmp_path: Path) -> None:
     pairs = open_pairs(data)
-    rest, held = train._hold_out(pairs, 4, seed=3)
+    rest, held = pairs.hold_out(4, seed=3)
     assert len(rest) == 8
     assert len(held) == 4
     assert sorted(rest.names + held.names) == list(pairs.names)
-    assert train._hold_out(pairs, 4, seed=3)[1].names == held.names
-    assert train._hold_out(pairs, 4, seed=4)[1].names != held.names
+    assert pairs.hold_out(4, seed=3)[1].names == held.names
+    assert pairs.hold_out(4, seed=4)[1].names != held.names
     with pytest.raises(InputError, match="leaves none"):
-        train._hold_out(pairs, 12, seed=0)
+        pairs.hold_out(12, seed=0)
     config = tiny_config(**{"data.holdout": 4})
     with pytest.raises(InputError, match=r"config\.data\.holdout = 4"):
         train.train(config, data, tmp_path / "run", validation=data)

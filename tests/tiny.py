@@ -12,7 +12,7 @@ import optax
 from jax import Array
 
 from purinet_jax.network.layers import BatchNorm, Conv
-from purinet_jax.network.model import PurNet
+from purinet_jax.network.model import ATTENTIONS, PurNet
 from purinet_jax.training.losses import Objective
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.step import TrainState, create_state, pmap_step
@@ -39,7 +39,9 @@ class TinyExtractor(nn.Module):
         return tuple(levels)
 
 
-def tiny_model(axis_name: str | None = None, dtype: Any = jnp.float32, attention: bool = True) -> PurNet:
+def tiny_model(
+    axis_name: str | None = None, dtype: Any = jnp.float32, attention: tuple[str, ...] = ATTENTIONS
+) -> PurNet:
     return PurNet(
         TinyExtractor(axis_name, dtype),
         channels=8,

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from purinet_jax.commands import benchmark, convert, evaluate, export, predict, prepare, serve, train
+from purinet_jax.commands import benchmark, convert, evaluate, export, finetune, predict, prepare, serve, train
 from purinet_jax.errors import InputError
 
 COMMANDS = {
     "prepare": prepare,
     "train": train,
+    "finetune": finetune,
     "predict": predict,
     "serve": serve,
     "evaluate": evaluate,
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command == "train":  # argparse cannot know the settings
+    if arguments.command in ("train", "finetune"):  # argparse cannot know the settings
         arguments.overrides = [item for item in rest if item.startswith("--config.")]
         rest = [item for item in rest if item not in arguments.overrides]
     if rest:

@@ -146,6 +146,17 @@ class Pairs:
             if name not in COPIES_OF_TEST_IMAGES and TWINS.get(name) not in present
         )
 
+    def hold_out(self, count: int, seed: int) -> tuple["Pairs", "Pairs"]:
+        """All pairs but `count` of them, drawn by the seed, and those, without superpixels; both in this order.
+
+        Raises:
+          InputError: no pair would be left.
+        """
+        if count >= len(self):
+            raise InputError(f"{self.path}: holding out {count} of {len(self)} pairs leaves none to train on")
+        order = np.random.default_rng(seed).permutation(len(self))
+        return self.subset(sorted(order[count:])), replace(self.subset(sorted(order[:count])), superpixels=None)
+
     def check(self, index: int) -> None:
         """Parses the files of one pair, cheaper than reading them.
 

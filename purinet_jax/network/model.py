@@ -29,11 +29,15 @@ EXTRACTORS: dict[str, Callable[..., Any]] = {
 }
 
 
+ATTENTIONS = ("promotion", "rectification")
+"""What a network may have of the purificatory mechanism."""
+
+
 class Maps(NamedTuple):
     """What PurNet predicts: one [batch, height, width, 1] float32 map per level, finest first, at the image's size.
 
     `saliency`, `promotion` and `rectification` are logits (`jax.nn.sigmoid` gives saliency in (0, 1)); `error` is
-    before its tanh. Without attention (stage 1) all but `saliency` are empty.
+    before its tanh. Of an attention that the network does not have (stage 1 has none) the maps are empty.
     """
 
     saliency: tuple[Array, ...]
@@ -65,7 +69,9 @@ class PurNet(nn.Module):
     Attributes:
       backbone: the extractor (`purinet_jax.network.backbones`); `axis_name` and `dtype` are set on it too.
       channels: the width of everything between the extractor and the maps.
-      attention: `False` is stage 1's network: extractor and purificatory pyramid, heads straight on its features.
+      attention: which of `ATTENTIONS`. The released network has both. Without any it is stage 1's network: extractor
+        and purificatory pyramid, heads straight on its features. With one, the other's pyramid, maps and product are
+        left out, and the CBP(3) between the two products stays.
       scaled_promotion: the mean-one promotion attention (`promotion_attention`) in the released one's place.
       light: bilinear interpolation in place of every transposed convolution, and one CBP(3) in place of the
         rectification branches' CBP(3), CBP(3), CBP(1).
@@ -80,7 +86,7 @@ class PurNet(nn.Module):
 
     backbone: nn.Module
     channels: int = 128
-    attention: bool = True
+    attention: tuple[str, ...] = ATTENTIONS
     scaled_promotion: bool = False
     light: bool = False
     context: bool = False
@@ -125,38 +131,43 @@ class PurNet(nn.Module):
         if not self.attention:
             return Maps(tuple(predict(f"predict{k}", purificatory[k - 1], strides[k - 1]) for k in numbers))
 
-        promotion_features, rectification_features = pyramid("oa_"), pyramid("ea_")
+        promotes, rectifies = (attention in self.attention for attention in ATTENTIONS)
+        promotion_features = pyramid("oa_") if promotes else ()
+        rectification_features = pyramid("ea_") if rectifies else ()
         saliency: list[Array] = []
         promotion: list[Array] = []
         rectification: list[Array] = []
         error: list[Array] = []
         for level in numbers:
             stride = strides[level - 1]
-            f = promotion_features[level - 1]
-            promote = promotion_attention(f, self.scaled_promotion)
-            self.sow("intermediates", f"promotion_attention{level}", promote, reduce_fn=lambda _, new: new)
-            promotion.append(predict(f"oa_predict{level}", promote * f + f, stride))
-
-            f = rectification_features[level - 1]
-            branch = (3,) if self.light else (3, 3, 1)
-            appearance = cbp(f"ea_pre_predict{level}_g", f, *branch)
-            # The authors' error features d; R = tanh(d) with d = CBPs(f) − g.
-            error_features = cbp(f"ea_e_pre_predict{level}_e", f, *branch)
-            rectify = rectification_attention(appearance, error_features)
-            self.sow("intermediates", f"rectification_attention{level}", rectify, reduce_fn=lambda _, new: new)
-            for maps, name, x in (
-                (rectification, f"ea_predict{level}_g", rectify * appearance + appearance),
-                (error, f"ea_e_predict{level}_e", error_features - appearance),
-            ):
-                if self.light:
-                    maps.append(predict(name, x, stride))
-                    continue
-                logits = Upsample(stride, self.dtype, name=f"{name}_upscore")(predict(name, x, stride, upsample=False))
-                maps.append(logits[:, : size[0], : size[1]].astype(at_least_float32(self.dtype)))
-
             x = purificatory[level - 1]
-            x = cbp(f"feature_upscore{level}_2", promote * x + x, 3)
-            saliency.append(predict(f"predict{level}", rectify * x + x, stride))
+            if promotes:
+                f = promotion_features[level - 1]
+                promote = promotion_attention(f, self.scaled_promotion)
+                self.sow("intermediates", f"promotion_attention{level}", promote, reduce_fn=lambda _, new: new)
+                promotion.append(predict(f"oa_predict{level}", promote * f + f, stride))
+                x = promote * x + x
+            x = cbp(f"feature_upscore{level}_2", x, 3)
+            if rectifies:
+                f = rectification_features[level - 1]
+                branch = (3,) if self.light else (3, 3, 1)
+                appearance = cbp(f"ea_pre_predict{level}_g", f, *branch)
+                # The authors' error features d; R = tanh(d) with d = CBPs(f) − g.
+                error_features = cbp(f"ea_e_pre_predict{level}_e", f, *branch)
+                rectify = rectification_attention(appearance, error_features)
+                self.sow("intermediates", f"rectification_attention{level}", rectify, reduce_fn=lambda _, new: new)
+                for maps, name, features in (
+                    (rectification, f"ea_predict{level}_g", rectify * appearance + appearance),
+                    (error, f"ea_e_predict{level}_e", error_features - appearance),
+                ):
+                    if self.light:
+                        maps.append(predict(name, features, stride))
+                        continue
+                    logits = predict(name, features, stride, upsample=False)
+                    logits = Upsample(stride, self.dtype, name=f"{name}_upscore")(logits)
+                    maps.append(logits[:, : size[0], : size[1]].astype(at_least_float32(self.dtype)))
+                x = rectify * x + x
+            saliency.append(predict(f"predict{level}", x, stride))
         return Maps(tuple(saliency), tuple(promotion), tuple(rectification), tuple(error))
 
 
@@ -167,12 +178,25 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
 
 
+def named_attentions(value: Any) -> tuple[str, ...]:
+    """The `attention` of a model configuration, in the order of `ATTENTIONS`: some of those names, or, as files of
+    earlier versions have it, true for both and false for none.
+
+    Raises InputError where it is neither.
+    """
+    if isinstance(value, bool):
+        return ATTENTIONS if value else ()
+    if not isinstance(value, list | tuple) or any(name not in ATTENTIONS for name in value):
+        raise InputError(f"model.attention: {value!r} is not a list of {' and '.join(ATTENTIONS)}, of one, or empty")
+    return tuple(name for name in ATTENTIONS if name in value)
+
+
 def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32) -> PurNet:
     """The network that a model configuration describes.
 
     Args:
       config: `backbone` (a name in `EXTRACTORS`) and, optionally, `channels`, `attention`, `scaled_promotion`, `light`
-        and `context` as in `PurNet`.
+        and `context` as in `PurNet` (`attention` as `named_attentions` takes it).
       axis_name: as in `PurNet`.
       dtype: as in `PurNet`.
 
@@ -189,6 +213,8 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
     channels = config.get("channels", 128)
     if not isinstance(channels, int) or channels < 1:
         raise InputError(f"model.channels: {channels!r} is not an integer of at least 1")
+    if "attention" in config:
+        config["attention"] = named_attentions(config["attention"])
     backbone = EXTRACTORS[name](axis_name=axis_name, dtype=dtype)
     return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, **config)
 

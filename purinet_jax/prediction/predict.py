@@ -119,8 +119,10 @@ class Predictor:
         """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
         one float32 [1, size, size, 1] each."""
         maps = finest_maps(self.model, self.folded, _filled_up(images, batch_size))
-        levels = [np.split(np.asarray(level[0]), batch_size) for level in maps if level]
-        return [Maps(*((level,) for level in parts)) for parts in zip(*levels, strict=True)][: len(images)]
+        kinds = [[np.asarray(level) for level in kind] for kind in maps]
+        return [
+            Maps(*(tuple(level[index : index + 1] for level in kind) for kind in kinds)) for index in range(len(images))
+        ]
 
 
 def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:

@@ -7,7 +7,7 @@ Sources: `purnet.md` §3, paper IV; Wang et al. 2004 for SSIM.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -246,6 +246,7 @@ def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) 
     terms = {"main": [main_loss(x, target, e, valid) for x, e in zip(maps.saliency, errors, strict=True)]}
     if maps.promotion:
         terms["promotion"] = [binary_cross_entropy(x, target, valid) for x in maps.promotion]
+    if maps.rectification:
         terms["rectification_saliency"] = [binary_cross_entropy(x, target, valid) for x in maps.rectification]
         terms["rectification_error"] = [
             rectification_error_loss(e, x, target, valid) for e, x in zip(maps.error, maps.rectification, strict=True)
@@ -269,6 +270,14 @@ def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) 
     return losses
 
 
+Losses = Callable[[Maps, Mapping[str, Array], Objective], dict[str, Array]]
+"""What training minimises: a function of the network's maps, a batch and the objective, as `purnet_losses` is one.
+Terms are summed, over their levels too. The promotion pyramid follows the term of that name, the rectification pyramid
+the two that begin with its name, and all else the other terms, whatever they are called."""
+
+
 def total_loss(losses: Mapping[str, Array]) -> Array:
-    """The sum of all terms over all levels, all weights 1."""
+    """The sum of all terms over all levels, all weights 1; 0 of no terms."""
+    if not losses:
+        return jnp.zeros(())
     return jnp.stack([term.sum() for term in losses.values()]).sum()

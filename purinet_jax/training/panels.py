@@ -37,14 +37,16 @@ def panel(batch: Mapping[str, np.ndarray], maps: Maps, full_error: float = 1.0) 
         )
     if maps.promotion:
         columns.append(grey_colours(jax.nn.sigmoid(maps.promotion[0])))
+    if maps.rectification:
         columns.append(grey_colours(jax.nn.sigmoid(maps.rectification[0])))
         columns.append(signed_colours(np.clip(np.tanh(np.asarray(maps.error[0])) / full_error, -1, 1)))
     return tile(columns)
 
 
 def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.ndarray:
-    """`panel` of one image in its own proportions: image, saliency, promotion, rectification and error side by side.
-    A trained network expects errors of a few hundredths: the largest has the full colour.
+    """`panel` of one image in its own proportions: image, saliency, promotion, rectification and error side by side,
+    as far as the network has them. A trained network expects errors of a few hundredths: the largest has the full
+    colour.
 
     Args:
       square: uint8 [size, size, 3], the image as the network saw it.
@@ -52,7 +54,7 @@ def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.
       shape: height and width of the image (and more), pixels.
 
     Returns:
-      uint8 [rows, 5 · columns, 3]: the image fitted into the square, never enlarged.
+      uint8 [rows, panels · columns, 3]: the image fitted into the square, never enlarged.
     """
     scale = min(1.0, len(square) / max(shape[:2]))
     size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
@@ -60,9 +62,9 @@ def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.
     def fit(picture: np.ndarray) -> np.ndarray:
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
-    fitted: Any = [(fit(np.asarray(level[0])[0, ..., 0])[None, ..., None],) for level in maps]
+    fitted: Any = [tuple(fit(np.asarray(x)[0, ..., 0])[None, ..., None] for x in levels) for levels in maps]
     shown = Maps(*fitted)
-    largest = float(np.abs(np.tanh(shown.error[0])).max())
+    largest = max((float(np.abs(np.tanh(error)).max()) for error in shown.error), default=1.0)
     return panel({"image": fit(square)[None]}, shown, max(largest, 1e-3))
 
 

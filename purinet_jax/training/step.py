@@ -21,7 +21,7 @@ from jax.interpreters import ad
 from purinet_jax.data.superpixel_files import REGIONS
 from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
-from purinet_jax.training.losses import Objective, purnet_losses, total_loss
+from purinet_jax.training.losses import Losses, Objective, purnet_losses, total_loss
 from purinet_jax.training.optim import parameter_group
 from purinet_jax.training.superpixels import grid_regions, slic_regions
 
@@ -29,10 +29,8 @@ AXIS = "devices"
 
 Batch = Mapping[str, Array]
 Variables = Mapping[str, Any]
-# The losses that each cotangent stands for, and the parameter groups that follow it.
-FOLLOWS = {
-    "backbone": ("main", "structural", "iou"),
-    "purificatory": ("main", "structural", "iou"),
+# Losses that one parameter group follows, and no other; the extractor and the purificatory pyramid follow the rest.
+OWN_LOSSES = {
     "promotion": ("promotion",),
     "rectification": ("rectification_saliency", "rectification_error"),
 }
@@ -52,6 +50,7 @@ class TrainState:
     objective: Objective = flax.struct.field(pytree_node=False)
     accumulate: int = flax.struct.field(pytree_node=False, default=1)
     average_decay: float = flax.struct.field(pytree_node=False, default=0.0)
+    losses: Losses = flax.struct.field(pytree_node=False, default=purnet_losses)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -66,8 +65,12 @@ def create_state(
     objective: Objective,
     accumulate: int = 1,
     average_decay: float = 0.0,
+    losses: Losses = purnet_losses,
 ) -> TrainState:
-    """The state before the first step. `variables` are copied: the step donates its state's buffers."""
+    """The state before the first step. `variables` are copied: the step donates its state's buffers.
+
+    `losses` takes the place of `purnet_losses` where something else shall be minimised.
+    """
 
     def copy() -> dict[str, Any]:
         given = {"params": dict(variables["params"]), "batch_stats": dict(variables.get("batch_stats", {}))}
@@ -85,6 +88,7 @@ def create_state(
         objective=objective,
         accumulate=accumulate,
         average_decay=average_decay,
+        losses=losses,
     )
 
 
@@ -111,19 +115,23 @@ def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, A
         maps, updates = state.model.apply(
             {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
         )
-        losses = purnet_losses(maps, batch, state.objective)
-        sums = tuple(total_loss({name: losses[name] for name in names if name in losses}) for names in followed)
+        losses = state.losses(maps, batch, state.objective)
+        rest = tuple(name for name in losses if all(name not in own for own in OWN_LOSSES.values()))
+        sums = tuple(
+            total_loss({name: losses[name] for name in (rest if own is None else own) if name in losses})
+            for own in followed
+        )
         return sums, (updates.get("batch_stats", {}), losses)
 
-    groups = {name: parameter_group(name) for name in state.params}
-    followed = tuple(dict.fromkeys(FOLLOWS[group] for group in groups.values()))
+    groups = {name: OWN_LOSSES.get(parameter_group(name)) for name in state.params}
+    followed = tuple(dict.fromkeys(groups.values()))
     sums, pullback, (batch_stats, losses) = jax.vjp(forward, state.params, has_aux=True)
     result: dict[str, Any] = {}
-    for i, names in enumerate(followed):
+    for i, own in enumerate(followed):
         # Symbolic zeros: what the other losses would add is not computed, and XLA drops the gradients not taken.
         cotangents = tuple(jnp.ones_like(x) if i == j else ad.Zero(jax.typeof(x)) for j, x in enumerate(sums))
         (gradient,) = pullback(cotangents)
-        result |= {name: gradient[name] for name, group in groups.items() if FOLLOWS[group] == names}
+        result |= {name: gradient[name] for name, theirs in groups.items() if theirs == own}
     return {name: result[name] for name in state.params}, batch_stats, losses
 
 

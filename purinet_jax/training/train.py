@@ -1,7 +1,8 @@
 """The training loop: batches, step, checkpoints and logs, readable from top to bottom.
 
-A run lives in one folder: `config.json`, `checkpoints/`, `log.jsonl` and `tensorboard/`. Started again on the same
-folder it goes on from the latest checkpoint with the very batches that would have followed.
+A run lives in one folder: `config.json`, `checkpoints/`, `log.jsonl`, `tensorboard/` and, where pairs were held out,
+their names in `held_out.txt`. Started again on the same folder it goes on from the latest checkpoint with the very
+batches that would have followed.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from flax import traverse_util
 from jax import Array
 from ml_collections import ConfigDict
 
+from purinet_jax.configs import base
 from purinet_jax.data import (
     Pairs,
     bad_pairs,
@@ -33,9 +35,9 @@ from purinet_jax.errors import InputError
 from purinet_jax.locks import only_process
 from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.network.model import PurNet, build_model, model_config, without_device_axis
+from purinet_jax.network.model import PurNet, build_model, model_config, named_attentions, without_device_axis
 from purinet_jax.training import checkpoints
-from purinet_jax.training.losses import Objective
+from purinet_jax.training.losses import Losses, Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.panels import panel
 from purinet_jax.training.step import (
@@ -48,6 +50,7 @@ from purinet_jax.training.step import (
     with_superpixels,
 )
 from purinet_jax.weights.convert import describe, load_file
+from purinet_jax.weights.runs import HELD_OUT
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ def train(
     superpixels: str | Path = "slic",
     skip_bad: bool = False,
     without_leaks: bool = False,
+    losses: Losses = purnet_losses,
     progress: bool = True,
 ) -> TrainState:
     """Trains a network, or goes on with the run in `output`.
@@ -77,11 +81,14 @@ def train(
       data: training pairs, a folder, zip or prepared set (`open_pairs`).
       output: the run's folder.
       validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps; in
-        their place `config.data.holdout` keeps that many of the training pairs out of training for it.
+        their place `config.data.holdout` keeps that many of the training pairs out of training for it. Training ends
+        early once the error has not fallen for `config.loop.patience` validations in a row (0: never).
       init: weights to start from: another run's folder or a file that `purinet convert` reads.
       superpixels: "slic", or a folder of the authors' `.mat` files; read only for the "region" term on stored ones.
       skip_bad: leave unreadable pairs out; otherwise they are all named and nothing is trained.
       without_leaks: leave copies of test images and second copies of images out (`Pairs.without_leaks`).
+      losses: what is minimised; a function of one's own in the place of `purnet_losses` (`Losses` says of what). The
+        run's folder does not hold it: give the same one to go on.
       progress: show progress bars.
 
     Returns:
@@ -115,6 +122,8 @@ def train(
         logger.info("left out %d of %d pairs: copies of test images, second copies", complete - len(pairs), complete)
     if validation is not None and config.data.holdout:
         raise InputError(f"{validation}: config.data.holdout = {config.data.holdout} already names what to validate on")
+    if config.loop.patience and validation is None and not config.data.holdout:
+        raise InputError(f"config.loop.patience: {config.loop.patience}, but there are no pairs to validate on")
     validation_pairs = None if validation is None else open_pairs(validation)
     resuming = checkpoints.has_checkpoint(output)
     if resuming:
@@ -122,6 +131,8 @@ def train(
     else:
         # Files that were read whole before the first step need not be read again to go on.
         (bad,) = bad_pairs([pairs], skip_bad, progress)
+        if config.data.holdout:
+            pairs.subset(range(len(pairs) - len(bad))).hold_out(config.data.holdout, config.seed)
         variables = _initial_variables(config, init)
 
     stop = _StopRequest()
@@ -130,7 +141,7 @@ def train(
         stop,
         checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer,
     ):
-        state = create_state(model, variables, optimizer, objective, config.accumulate, config.average_decay)
+        state = create_state(model, variables, optimizer, objective, config.accumulate, config.average_decay, losses)
         if resuming:
             run = checkpoints.read_run(checkpointer)
             if run["data"] != pairs.fingerprint:
@@ -143,8 +154,12 @@ def train(
             logger.info("%s, %s parameters", describe(config.model), f"{_count(state.params):,}")
         pairs = pairs.subset(sorted(set(range(len(pairs))) - set(run["bad"])))
         if config.data.holdout:
-            pairs, validation_pairs = _hold_out(pairs, config.data.holdout, config.seed)
+            pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
+            write_atomically(output / HELD_OUT, "".join(f"{name}\n" for name in validation_pairs.names).encode())
+        # Step and error of every validation so far; runs of earlier versions kept none.
+        validated: list[list[float]] = run.get("validated", [])
         start = int(state.step)
+        end = start if _out_of_patience(validated, config.loop.patience) else config.steps
         state = place_state(state, devices)
         step = pmap_step(devices)
         batches = training_batches(
@@ -166,7 +181,11 @@ def train(
         saved = start if resuming else None
         with batches, _Log(output, config, start, progress) as log:
             placed = place_batches(batches, devices)
-            for number, (index, batch) in zip(range(start, config.steps), placed, strict=False):
+            if config.loop.validate_first and validation_pairs is not None and not start and not validated:
+                mae = _validate(state, validation_pairs, config, log, validated)
+                checkpoints.save_checkpoint(checkpointer, state, {**run, "validated": [*validated]}, mae)
+                saved = 0
+            for number, (index, batch) in zip(range(start, end), placed, strict=False):
                 names = [pairs.names[i] for i in index]
                 state, metrics = step(state, batch)
                 # The step runs on while the one before it is read: the loop never waits for what it just started.
@@ -180,15 +199,18 @@ def train(
                     log.panel(done, state, batch)
                 if due or validate:
                     log.flush()  # raises for NaN before the state it made is saved
-                    mae = _validate(state, validation_pairs, config, log) if validate else None
-                    checkpoints.save_checkpoint(checkpointer, state, run, mae)
+                    mae = _validate(state, validation_pairs, config, log, validated) if validate else None
+                    checkpoints.save_checkpoint(checkpointer, state, {**run, "validated": [*validated]}, mae)
                     saved = done
-                if stopping:
+                if stopping or (validate and _out_of_patience(validated, config.loop.patience)):
                     break
             log.flush()
         checkpointer.wait()
         if saved is not None:
             logger.info("saved step %d in %s", saved, output)
+        if _out_of_patience(validated, config.loop.patience):
+            best, mae = min(validated, key=lambda entry: entry[1])
+            logger.info("ended early: the validation MAE has not fallen below the %.4f of step %d", mae, best)
     return state
 
 
@@ -205,6 +227,8 @@ def _check_config(config: ConfigDict) -> None:
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key}: {value} is not at least 1")
+    if config.loop.patience < 0:
+        raise InputError(f"config.loop.patience: {config.loop.patience} is below 0")
 
 
 def _settings(kind: type[Settings], values: ConfigDict, key: str) -> Settings:
@@ -226,10 +250,14 @@ def _check_resumable(config: ConfigDict, output: Path) -> None:
     saved = output / "config.json"
     if not saved.exists():
         return
-    ours, theirs = (
+    ours, theirs, default = (
         traverse_util.flatten_dict(json.loads(text), sep=".")
-        for text in (json.dumps(config.to_dict()), saved.read_text())
+        for text in (json.dumps(config.to_dict()), saved.read_text(), json.dumps(base.get_config().to_dict()))
     )
+    # A run of a version that did not know a setting yet had what is the default now.
+    theirs = {key: default[key] for key in ours.keys() & default.keys()} | theirs
+    if "model.attention" in theirs:
+        theirs["model.attention"] = [*named_attentions(theirs["model.attention"])]
     for key in sorted(ours | theirs):
         if not key.startswith("loop.") and ours.get(key) != theirs.get(key):
             raise InputError(
@@ -256,25 +284,27 @@ def _drawn_variables(model: PurNet, key: Array) -> Any:
 
 def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str, Any]:
     """Variables drawn from the seed, with those that `init` holds in their place."""
-    # Read first: a file that cannot be used is said before the network is compiled.
+    # Read and compared first: a file that cannot be used is said before the network is compiled.
     weights, weights_config = ({}, {}) if init is None else load_file(init)
     # Without a device axis: nothing is averaged while parameters are drawn.
     model = build_model(config.model)
-    variables = dict(_drawn_variables(model, jax.random.key(config.seed)))
-    if init is None:
-        return variables
-    target, source = (traverse_util.flatten_dict(dict(tree)) for tree in (variables, weights))
+    target, source = (traverse_util.flatten_dict(tree) for tree in (_zeros(config), weights))
     for path in sorted(target.keys() & source.keys()):
         if target[path].shape != source[path].shape:
             raise InputError(
                 f"{init}: {'/'.join(path)} is {source[path].shape}, the configured network's is {target[path].shape}"
             )
     surplus = sorted("/".join(path) for path in source.keys() - target.keys())
-    if surplus or weights_config["backbone"] != config.model.backbone:
+    if surplus or weights_config.get("backbone", config.model.backbone) != config.model.backbone:
         raise InputError(
             f"{init}: {describe(weights_config)} does not fit {describe(model_config(model))}"
             + (f" ({len(surplus)} tensors too many, {surplus[0]} the first)" if surplus else "")
         )
+    # Weights of the whole network leave nothing to draw, which takes compiling it.
+    if target.keys() - source.keys():
+        target = traverse_util.flatten_dict(dict(_drawn_variables(model, jax.random.key(config.seed))))
+    if init is None:
+        return traverse_util.unflatten_dict(target)
     target |= source
     if config.reset_upsampling:
         for path, value in target.items():
@@ -282,15 +312,6 @@ def _initial_variables(config: ConfigDict, init: str | Path | None) -> dict[str,
                 target[path] = jnp.asarray(bilinear_kernel(value.shape[0], value.shape[2]))
     logger.info("%s: %d of %d tensors (%s)", init, len(source), len(target), describe(weights_config))
     return traverse_util.unflatten_dict(target)
-
-
-def _hold_out(pairs: Pairs, count: int, seed: int) -> tuple[Pairs, Pairs]:
-    """All pairs but `count` drawn by the seed, and those, without superpixels."""
-    if count >= len(pairs):
-        raise InputError(f"config.data.holdout: {count} of {len(pairs)} pairs leaves none to train on")
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    held = dataclasses.replace(pairs.subset(sorted(order[:count])), superpixels=None)
-    return pairs.subset(sorted(order[count:])), held
 
 
 class _StopRequest:
@@ -323,8 +344,16 @@ def _absolute_errors(model: PurNet, variables: Any, images: Array, masks: Array)
     return jnp.abs(saliency_maps(model, variables, images) - masks[..., 0]).mean((1, 2))
 
 
-def _validate(state: TrainState, pairs: Pairs | None, config: ConfigDict, log: "_Log") -> float:
-    """Mean absolute error in [0, 1] over `pairs`, at the size of training."""
+def _out_of_patience(validated: Sequence[Sequence[float]], patience: int) -> bool:
+    """Whether the last `patience` errors of [step, error] are all no lower than the lowest before them; 0: never."""
+    errors = [error for _, error in validated]
+    return 0 < patience < len(errors) and min(errors[-patience:]) >= min(errors[:-patience])
+
+
+def _validate(
+    state: TrainState, pairs: Pairs | None, config: ConfigDict, log: "_Log", validated: list[list[float]]
+) -> float:
+    """Mean absolute error in [0, 1] over `pairs`, at the size of training; noted with its step in `validated`."""
     from clu import metrics
     from tqdm import tqdm
 
@@ -340,6 +369,7 @@ def _validate(state: TrainState, pairs: Pairs | None, config: ConfigDict, log: "
             errors = _absolute_errors(model, variables, batch["image"], batch["mask"])
             total = total.merge(metrics.Average.from_model_output(errors, mask=jnp.asarray(batch["valid"])))
     mae = float(total.compute())
+    validated.append([int(state.step), mae])
     log.scalars(int(state.step), {"validation/mae": mae})
     return mae
 

@@ -26,7 +26,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import EXTRACTORS, build_model
+from purinet_jax.network.model import ATTENTIONS, EXTRACTORS, build_model, named_attentions
 from purinet_jax.weights.archives import readable
 from purinet_jax.weights.tensor_files import WRITABLE_SUFFIXES, read_metadata, read_tensors, write_tensors
 
@@ -59,7 +59,7 @@ _KERAS_LEAVES = {
 
 # How names begin that only PurNet's decoder has, and only its attentions.
 _DECODER = re.compile(r"((oa|ea|ea_e)_)?(pre_)?(convert|feature_upscore|predict)\d")
-_ATTENTION = re.compile(r"oa_|ea_|feature_upscore\d_2\.")
+_ATTENTIONS = {"promotion": re.compile(r"oa_"), "rectification": re.compile(r"ea_")}
 # How the names of an extractor's tensors begin, the authors', torchvision's and Keras'.
 _EXTRACTOR_NAMES = {
     "resnet50": re.compile(r"layer\d\.|conv1\.|bn1\."),
@@ -190,7 +190,7 @@ def from_authors(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dic
         {
             "backbone": extractor,
             "channels": channels,
-            "attention": any(map(_ATTENTION.match, tensors)),
+            "attention": tuple(name for name in ATTENTIONS if any(map(_ATTENTIONS[name].match, tensors))),
             "scaled_promotion": False,
         }
     )
@@ -274,8 +274,11 @@ def describe(config: Mapping[str, Any]) -> str:
     """A model configuration in words, for messages."""
     if config.get("part") == "backbone":
         return f"{config['backbone']} alone"
-    attention = "with" if config["attention"] else "without"
-    scaled = " scaled" if config["attention"] and config.get("scaled_promotion") else ""
+    attentions = named_attentions(config["attention"])
+    attention = "with" if attentions else "without"
+    if len(attentions) == 1:
+        attention += f" {attentions[0]}"
+    scaled = " scaled" if "promotion" in attentions and config.get("scaled_promotion") else ""
     light = "light " if config.get("light") else ""
     context = " and context" if config.get("context") else ""
     return (
@@ -385,7 +388,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     whole: dict[str, Any] = {
         "backbone": None,
         "channels": 128,
-        "attention": True,
+        "attention": ATTENTIONS,
         "scaled_promotion": False,
         "light": False,
         "context": False,
@@ -403,7 +406,8 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     channels = complete["channels"]
     if type(channels) is not int or not 1 <= channels <= _MOST_CHANNELS:
         raise InputError(f"model.channels: {channels!r} is no number from 1 to {_MOST_CHANNELS}")
-    for setting in ("attention", "scaled_promotion", "light", "context"):
+    complete["attention"] = named_attentions(complete["attention"])
+    for setting in ("scaled_promotion", "light", "context"):
         if type(complete[setting]) is not bool:
             raise InputError(f"model.{setting}: {complete[setting]!r} is neither true nor false")
     return complete

@@ -16,6 +16,9 @@ from purinet_jax.errors import InputError
 FOLDER = "checkpoints"
 """Where a run's folder has its checkpoints."""
 
+HELD_OUT = "held_out.txt"
+"""Where it has the names of the pairs that were held out, a line each, if some were."""
+
 
 def whole_steps(folder: Path) -> list[int]:
     """The steps of the whole checkpoints in a folder, ascending; half-written ones have other names."""
