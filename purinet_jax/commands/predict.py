@@ -5,9 +5,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from purinet_jax.commands.arguments import add_network_arguments, say_devices, share
 from purinet_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from purinet_jax.prediction.pictures import Style
 
 SUMMARY = "Find the salient objects in images and videos."
 EXAMPLES = """examples:
@@ -17,6 +21,7 @@ EXAMPLES = """examples:
   purinet predict photos/ 'more/**/*.jpg' -o maps                 # maps/<path below photos or more>/<stem>.png
   purinet predict clip.mp4 --output-kind overlay                  # clip_overlay.mp4
   curl -s https://example.org/photo.jpg | purinet predict - --output-kind mask > mask.png
+  purinet predict s3://bucket/photos --ray 10.0.0.1:6379 -o s3://bucket/maps.parquet   # on a Ray cluster; docs/ray.md
   purinet predict DUTS-TE-Image/ --checkpoint stage3.pth --no-refine -o maps --batch 8   # the authors' very maps
 
 Folders are searched for images (bmp, jpg, png, ppm, tiff, webp), those within too; hidden files and what an earlier run
@@ -70,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN|FILE",
         help="a run's folder or a file of weights (default: the package's)",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS|local",
+        help="folders or Parquet files by a Ray cluster (or one of this machine alone) to a folder of pictures, or to "
+        "DIR.parquet; what is there already is skipped",
+    )
     add_network_arguments(parser)
 
 
@@ -86,6 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--background: is for --output-kind cutout, not {kind}")
     background = None if arguments.background is None else read_background(arguments.background)
     ending = ENDINGS.get(arguments.format)
+    style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
+    if arguments.ray is not None:
+        return _run_on_ray(arguments, style)
     jobs = plan(
         arguments.images,
         arguments.output,
@@ -105,7 +119,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     say_devices(describe_devices(arguments.require), arguments.quiet)
     predictor = load(arguments.checkpoint, arguments.size)
-    style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
     done: list[Path] = []
     errors: list[str] = []
     progress = not arguments.quiet
@@ -117,13 +130,64 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 errors.append(result.error)
             if arguments.json:
-                place = {"output": str(result.job.output)} if result.error is None else {"error": result.error}
-                print(json.dumps({"input": str(result.job.source), **place}), flush=True)
-    for error in errors:  # behind the bar, which they would tear apart
-        print(f"purinet: {error}", file=sys.stderr)
+                _print_json(str(result.job.source), str(result.job.output), result.error)
+    _print_errors(errors)
     if done and STANDARD not in done and not arguments.json and not arguments.quiet:
         print(_whereabouts(done, kind, arguments.output))
     return 2 if errors else 0
+
+
+def _run_on_ray(arguments: argparse.Namespace, style: "Style") -> int:
+    """The same on a Ray cluster."""
+    from contextlib import closing, redirect_stdout
+
+    from purinet_jax.prediction.ray import Output, find_archive, predict_archive, ray_cluster
+    from purinet_jax.prediction.stream import show_progress
+
+    if arguments.output is None:
+        raise InputError("--ray: name a folder for the pictures, or DIR.parquet, with -o")
+    if arguments.overwrite:
+        raise InputError("--overwrite: --ray leaves what is done; name another output, or remove this one")
+    archive = find_archive(arguments.images, arguments.output)
+    output = Output(arguments.output, archive.names, style.ending)
+    done = output.done(archive.names)
+    errors = [error for error in done.values() if error is not None]
+    pending = [name for name in archive.names if name not in done]
+    # Ray prints to the standard output, which is ours.
+    ours = sys.stdout
+    if pending:
+        with redirect_stdout(sys.stderr), ray_cluster(arguments.ray, arguments.require) as cluster:
+            say_devices(cluster, arguments.quiet)
+            results = predict_archive(
+                archive,
+                output,
+                pending,
+                checkpoint=arguments.checkpoint,
+                size=arguments.size,
+                style=style,
+                batch_size=arguments.batch,
+            )
+            with closing(results):
+                for name, error in show_progress(results, len(pending), not arguments.quiet):
+                    errors += [] if error is None else [error]
+                    if arguments.json:
+                        _print_json(name, output.place(name), error, ours)
+    else:
+        print("all there already, nothing to do", file=sys.stderr)
+    _print_errors(errors)
+    if pending and not arguments.json and not arguments.quiet:
+        print(f"{len(archive.names) - len(errors):,} pictures in {arguments.output}")
+    return 2 if errors else 0
+
+
+def _print_json(source: str, output: str, error: str | None, file: TextIO | None = None) -> None:
+    place = {"output": output} if error is None else {"error": error}
+    print(json.dumps({"input": source, **place}), flush=True, file=file)
+
+
+def _print_errors(errors: Sequence[str]) -> None:
+    for error in errors:  # behind the bar, which they would tear apart
+        print(f"purinet: {error}", file=sys.stderr)
 
 
 def _whereabouts(files: Sequence[Path], kind: str, output: str | None) -> str:

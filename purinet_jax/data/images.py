@@ -255,6 +255,14 @@ def read_values(source: str | Path | bytes, name: str | None = None) -> tuple[np
     return np.asarray(image).astype(np.int32), texts
 
 
+def read_bytes(path: str | Path, name: str | None = None) -> bytes:
+    """A file's bytes. Raises InputError, which calls it `name` or else by its path."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise _unusable(name or str(path), f"cannot be read: {error.strerror or error}") from error
+
+
 def count_pixels(source: str | Path | bytes, name: str | None = None) -> int:
     """How many pixels an image file claims to have; only its header is parsed. Arguments and errors as `read_rgb`."""
     image, _ = _open(source, name)
@@ -400,11 +408,7 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
     if isinstance(source, bytes):
         data, name = source, name or "image"
     else:
-        name = name or str(source)
-        try:
-            data = Path(source).read_bytes()
-        except OSError as error:
-            raise _unusable(name, f"cannot be read: {error.strerror or error}") from error
+        data, name = read_bytes(source, name), name or str(source)
     if not data:
         raise _unusable(name, "the file is empty")
     try:

@@ -9,16 +9,16 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_picture, write_atomically
+from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_bytes, read_picture, write_atomically
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.pictures import KINDS, Kind, Style, make_picture
 from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from purinet_jax.prediction.predict import Predictor
 
 Existing = Literal["refuse", "overwrite", "skip"]
+
+_Delivered = TypeVar("_Delivered")
 
 ENDINGS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 """The endings of the formats that pictures are written in."""
@@ -294,50 +296,30 @@ def predict_files(
       InputError: a folder cannot be made, the network has no attention to be shown, a video needs what is not
         installed, or `batch_size` is not positive. Nothing is written then.
     """
-    size = checked_size(predictor.size)
     images = [job for job in jobs if not is_video(job.source)]
     videos = [job for job in jobs if is_video(job.source)]
-    if style.kind == "attention" and not predictor.model.attention:
-        raise InputError("attention: this network has none (it is that of stage 1)")
+    check_kind(predictor, style)
     if videos:
         check_video(style)
     for folder in dict.fromkeys(job.output.parent for job in jobs if job.output != STANDARD):
         _make_folder(folder)
     standard_input = sys.stdin.buffer.read() if any(job.source == STANDARD for job in images) else b""
 
-    def open_image(job: Job) -> tuple[np.ndarray, np.ndarray | None]:
-        return read_picture(standard_input, "stdin") if job.source == STANDARD else read_picture(job.source)
+    def source(index: int) -> tuple[bytes, str]:
+        path = images[index].source
+        return (standard_input, "stdin") if path == STANDARD else (read_bytes(path), str(path))
 
-    def read(index: int) -> Squashed:
-        job = images[index]
-        large = job.source != STANDARD and count_pixels(job.source) > _LARGE
-        with _large_image if large else nullcontext():
-            image, alpha = open_image(job)
-            # What is not kept is read again, except where nothing but its size is needed.
-            beside = None if large or not style.needs_image else (image, alpha)
-            return Squashed(resize_image(image, size, size), image.shape, beside)
+    def deliver(index: int, picture: np.ndarray) -> None:
+        output = images[index].output
+        data = encode(picture, style.ending if output == STANDARD else _ending(output), str(output))
+        if output == STANDARD:
+            _write_standard_output(data)
+        else:
+            write_atomically(output, data)
 
-    def finish(index: int, answer: Any, squashed: Squashed) -> Result:
-        job = images[index]
-        large = style.needs_image and squashed.beside is None
-        try:
-            with _large_image if large else nullcontext():
-                image, alpha = open_image(job) if large else (squashed.beside or (None, None))
-                picture = make_picture(style, answer, squashed.square, squashed.shape, image, alpha)
-                del image
-                data = encode(picture, style.ending if job.output == STANDARD else _ending(job.output), str(job.output))
-            if job.output == STANDARD:
-                _write_standard_output(data)
-            else:
-                write_atomically(job.output, data)
-        except InputError as error:
-            return Result(job, str(error))
-        return Result(job)
-
-    ask: Any = predictor.squashed_finest_maps if style.kind == "attention" else predictor.squashed_maps
-    stream = answer_stream(ask, len(images), read, finish, batch_size=batch_size)
-    for index, result in enumerate(stream):
-        yield Result(images[index], str(result)) if isinstance(result, InputError) else result
+    pictures = picture_stream(predictor, len(images), source, deliver, style, batch_size=batch_size)
+    for job, error in zip(images, pictures, strict=True):
+        yield Result(job, None if error is None else str(error))
     for job in videos:
         try:
             predict_video(predictor, job.source, job.output, style, batch_size=batch_size, progress=progress)
@@ -345,6 +327,65 @@ def predict_files(
             yield Result(job, str(error))
         else:
             yield Result(job)
+
+
+def check_kind(predictor: "Predictor", style: Style) -> None:
+    """Raises InputError if the network lacks what the style shows, or its size is not positive."""
+    checked_size(predictor.size)
+    if style.kind == "attention" and not predictor.model.attention:
+        raise InputError("attention: this network has none (it is that of stage 1)")
+
+
+def picture_stream(
+    predictor: "Predictor",
+    count: int,
+    source: Callable[[int], tuple[bytes, str]],
+    deliver: Callable[[int, np.ndarray], _Delivered],
+    style: Style,
+    *,
+    batch_size: int,
+) -> Generator[_Delivered | InputError]:
+    """Makes the pictures of images, wherever these come from and those go to; a few batches are in memory at any time.
+
+    Args:
+      predictor: the network.
+      count: how many images; they go by index, from 0.
+      source: index → an image file's bytes, and what errors call it. Called in threads, ahead of the device, and once
+        more for a very large image.
+      deliver: index and picture, as of `make_picture` → what is yielded. Called in threads, behind the device.
+      style: what to make.
+      batch_size: how many images the network takes at once.
+
+    Yields:
+      For each image, in order, what `deliver` returned, or the InputError that it or `source` raised or that the image
+      is. Close the generator where it may not be run to its end.
+
+    Raises:
+      InputError: `batch_size` is not positive.
+    """
+
+    def read(index: int) -> Squashed:
+        data, name = source(index)
+        large = count_pixels(data, name) > _LARGE
+        with _large_image if large else nullcontext():
+            image, alpha = read_picture(data, name)
+            # What is not kept is read again, except where nothing but its size is needed.
+            beside = None if large or not style.needs_image else (image, alpha)
+            return Squashed(resize_image(image, predictor.size, predictor.size), image.shape, beside)
+
+    def finish(index: int, answer: Any, squashed: Squashed) -> _Delivered | InputError:
+        large = style.needs_image and squashed.beside is None
+        try:
+            with _large_image if large else nullcontext():
+                image, alpha = read_picture(*source(index)) if large else (squashed.beside or (None, None))
+                picture = make_picture(style, answer, squashed.square, squashed.shape, image, alpha)
+                del image
+                return deliver(index, picture)
+        except InputError as error:
+            return error
+
+    ask: Any = predictor.squashed_finest_maps if style.kind == "attention" else predictor.squashed_maps
+    yield from answer_stream(ask, count, read, finish, batch_size=batch_size)
 
 
 def _write_standard_output(data: bytes) -> None:
