@@ -59,9 +59,7 @@ def _products(
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
     window = kernel.shape[1:-1]
     extent = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
-    shape = [
-        (size - reach) // stride + 1 for size, reach, stride in zip(x.shape[1:-1], extent, strides, strict=True)
-    ]
+    shape = [(size - reach) // stride + 1 for size, reach, stride in zip(x.shape[1:-1], extent, strides, strict=True)]
 
     def places(counts: Sequence[int], steps: Sequence[int]) -> np.ndarray:
         return np.array([[at * s for at, s in zip(place, steps, strict=True)] for place in _all_places(counts)])
