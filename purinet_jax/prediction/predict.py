@@ -119,7 +119,7 @@ class Predictor:
         """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
         one float32 [1, size, size, 1] each."""
         maps = finest_maps(self.model, self.folded, _filled_up(images, batch_size))
-        kinds = [[np.asarray(level) for level in kind] for kind in maps]
+        kinds: list[list[Any]] = [[np.asarray(level) for level in kind] for kind in maps]
         return [
             Maps(*(tuple(level[index : index + 1] for level in kind) for kind in kinds)) for index in range(len(images))
         ]

@@ -58,7 +58,7 @@ class Worker:
         """
         if batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, not {batch_size}")
-        self.attention: bool = predictor.model.attention
+        self.attention = bool(predictor.model.attention)
         """Whether the network has attention to be shown."""
         self.size = checked_size(predictor.size)
         """Side of the square that pictures are squashed to, pixels."""
