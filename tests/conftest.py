@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 # XLA's own passes run whole; LLVM's would take as long again, for programs that run for milliseconds. The golden tests,
 # whose programs run for minutes, ask for them (`OPTIMISED`).
 FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
@@ -19,3 +21,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process 
 
 # Tracing makes millions of small objects, none of them in circles; looking for circles took a fifth of its time.
 gc.set_threshold(100_000, 50, 100)
+
+# Files are dealt out to processes in this order: the longest first, lest one of them runs alone at the end.
+LONGEST = ("test_golden.py", "test_train.py", "test_step.py", "test_benchmarks.py", "test_convert.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
