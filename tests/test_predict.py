@@ -1,12 +1,13 @@
 """Prediction: the authors' maps to the grey level, arrays and paths alike; what is refused."""
 
+import functools
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+from jax import export
 from PIL import Image
+from released import RELEASED
 
 import purinet_jax
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture
 from purinet_jax.errors import InputError
 from purinet_jax.export.onnx_file import export_onnx
-from purinet_jax.network.inference import saliency_maps
+from purinet_jax.network.folding import find_folds
+from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import build_model, model_config
 from purinet_jax.prediction import predict as room
@@ -33,7 +37,7 @@ from purinet_jax.prediction.pictures import Style
 from purinet_jax.prediction.predict import Predictor, load, predict_stream
 from purinet_jax.prediction.refine import refine_map, released_map
 from purinet_jax.weights.convert import from_authors, save_variables, to_authors
-from purinet_jax.weights.shipped import SHIPPED
+from purinet_jax.weights.shipped import SHIPPED, Traced, load_traced, trace_shipped
 from purinet_jax.weights.tensor_files import write_tensors
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN") or Path(__file__).with_name("fixtures") / "golden")
@@ -119,21 +123,19 @@ def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
             assert np.mean(np.abs(found - expected) > 1) <= 0.001
 
 
-@pytest.mark.slow
-def test_only_the_finest_map_is_computed(small: Predictor) -> None:
-    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
-    everything = jax.jit(lambda variables, x: small.model.apply(variables, x.astype(jnp.float32)))
-    texts = [
-        saliency_maps.lower(small.model, small.variables, images).compile().as_text(),
-        everything.lower(small.variables, images).compile().as_text(),
-    ]
-    finest, all_maps = (len(re.findall(r" convolution\(| custom-call\(.*conv", text)) for text in texts)
-    assert 0 < finest < all_maps
-    # Compiled operations name the modules that they come from.
-    heads = r"[/.](oa_predict\d|ea_predict\d_g|ea_e_predict\d_e|predict[2-9]|feature_upscore[2-9]_2)\b"
-    assert re.search(r"[/.]predict1\b", texts[0])
-    assert not re.search(heads, texts[0])
-    assert re.search(heads, texts[1])
+@pytest.mark.parametrize(("answer", "operations"), [(saliency_maps, (24.5, 25.5)), (all_maps, (39.5, 41.5))])
+def test_the_answer_alone_computes_nothing_else(answer: Callable[..., Any], operations: tuple[float, float]) -> None:
+    """The released network at 320²: 25 billion multiplications and additions for the finest map, 40 for all."""
+    model = build_model(RELEASED)
+    images = jax.ShapeDtypeStruct((1, 320, 320, 3), np.uint8)
+    program = answer.lower(model, released_shapes(), images)  # type: ignore[attr-defined]
+    assert operations[0] < program.cost_analysis()["flops"] / 2e9 < operations[1]
+
+
+@functools.cache
+def released_shapes() -> Any:
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    return jax.eval_shape(build_model(RELEASED).init, jax.random.key(0), images)
 
 
 def test_every_kind_of_image(small: Predictor, tmp_path: Path) -> None:
@@ -173,13 +175,34 @@ def test_maps_of_larger_images_are_refined(small: Predictor) -> None:
 def test_the_packages_own_weights_are_the_default() -> None:
     predictor, same = load(), load(SHIPPED)
     assert predictor.size == same.size == 288  # the file says so
-    assert predictor.model == same.model
+    assert predictor.model == same.model  # built when it is asked for
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, same.variables)
     assert load(size=96).size == 96
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.folded))
     assert same.folded["batch_stats"] == {}
     assert same.folded is same.folded
+    jax.tree.map(np.testing.assert_array_equal, predictor.folded, same.folded)  # by what was found when it was traced
+
+
+@pytest.mark.slow
+def test_the_program_beside_the_packages_weights_is_theirs() -> None:
+    """`python scripts/trace_shipped.py` writes it anew."""
+
+    def text(traced: Traced) -> str:
+        program = export.deserialize(bytearray(traced.program)).mlir_module()
+        return re.sub(r"#loc.*\n|\s*loc\([^)]*\)", "", program)  # lines of source files
+
+    stored, traced = load_traced(), trace_shipped()
+    assert (stored.folds, stored.size) == (traced.folds, traced.size)
+    assert text(stored) == text(traced)
+    assert b"/purinet_jax/" not in stored.program
+
+
+def test_a_program_that_jax_cannot_read_is_done_without(small: Predictor) -> None:
+    traced = Traced(b"of another time", find_folds(small.model, small.variables), SIZE)
+    predictor = Predictor(small.model, small.variables, SIZE, traced)
+    np.testing.assert_array_equal(predictor.predict(RGB), small.predict(RGB))
 
 
 @pytest.mark.slow
@@ -300,8 +323,11 @@ def test_names_are_imported_when_asked_for() -> None:
         "import sys, purinet_jax\n"
         "heavy = {'jax', 'flax', 'numpy', 'cv2', 'PIL', 'grain', 'skimage', 'tensorflow_datasets', 'orbax'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-        "purinet_jax.load()\n"
-        "late = {'grain', 'skimage', 'tensorflow_datasets', 'orbax', 'optax', 'scipy', 'clu', 'av', 'tqdm'}\n"
+        "predictor = purinet_jax.load()\n"
+        "import numpy\n"
+        "saliency = predictor.predict(numpy.zeros((288, 288, 3), 'uint8'))\n"
+        "assert saliency.shape == (288, 288)\n"
+        "late = {'flax', ''grain', 'skimage', 'tensorflow_datasets', 'orbax', 'optax', 'scipy', 'clu', 'av', 'tqdm'}\n"
         "late &= set(sys.modules)\n"
         "assert not late, late\n"
     )

@@ -6,6 +6,7 @@ from jax import Array, export
 from jax.extend.core import jaxpr_as_fun
 
 from purinet_jax.export.tracing import traced_map
+from purinet_jax.network.inference import serialised
 from purinet_jax.prediction.predict import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,7 +44,7 @@ def export_stablehlo(predictor: Predictor) -> bytes:
         saliency: Array = answer(*parameters.values(), images)[0]
         return saliency[..., 0]
 
-    return bytes(export.export(jax.jit(maps), platforms=PLATFORMS)(images).serialize())
+    return serialised(maps, images, platforms=PLATFORMS)
 
 
 def stablehlo_program(file: str, size: int) -> str:

@@ -4,15 +4,14 @@ their variables (`Conv` and its kind, `BatchNorm` in `purinet_jax.network.layers
 """
 
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import flax.linen as nn
-import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
+# To apply what was found once takes neither Flax nor tracing.
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 Path = tuple[str, ...]
 
@@ -25,7 +24,7 @@ class Fold(NamedTuple):
     epsilon: float
 
 
-def fold_batchnorm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
+def fold_batchnorm(model: "nn.Module", variables: Mapping[str, Any]) -> dict[str, Any]:
     """Folds each BatchNorm of a network into the convolution whose output it normalises.
 
     Args:
@@ -41,8 +40,13 @@ def fold_batchnorm(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, 
     return apply_folds(find_folds(model, variables), variables)
 
 
-def find_folds(model: nn.Module, variables: Mapping[str, Any]) -> tuple[Fold, ...]:
+def find_folds(model: "nn.Module", variables: Mapping[str, Any]) -> tuple[Fold, ...]:
     """Every BatchNorm of `model` that takes a convolution's output, in their order. Nothing else may take it."""
+    import flax.linen as nn
+    import jax
+
+    from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
+
     outputs: dict[int, tuple[Path, Any]] = {}  # by identity; the outputs are kept, lest another takes its place
     folds: list[Fold] = []
 
@@ -64,21 +68,31 @@ def find_folds(model: nn.Module, variables: Mapping[str, Any]) -> tuple[Fold, ..
     return tuple(folds)
 
 
-def apply_folds(folds: tuple[Fold, ...], variables: Mapping[str, Any]) -> dict[str, Any]:
+def apply_folds(folds: Iterable[Fold], variables: Mapping[str, Any]) -> dict[str, Any]:
     """`variables` with `folds` folded, as `fold_batchnorm` returns them; computed in float64."""
-    params, statistics = (flatten_dict(variables.get(name, {})) for name in ("params", "batch_stats"))
-
-    def take(flat: dict[Path, Any], path: Path) -> np.ndarray:
-        return np.asarray(flat.pop(path), np.float64)
-
+    params, statistics = (_copied(variables.get(name, {})) for name in ("params", "batch_stats"))
     for convolution, norm, epsilon in folds:
-        scale, shift = take(params, (*norm, "scale")), take(params, (*norm, "bias"))
-        mean, variance = take(statistics, (*norm, "mean")), take(statistics, (*norm, "var"))
-        factor = scale / np.sqrt(variance + epsilon)
-        bias = np.asarray(params.get((*convolution, "bias"), 0.0), np.float64)
-        params[(*convolution, "bias")] = (shift + (bias - mean) * factor).astype(np.float32)
-        depthwise = (*convolution, "depthwise_kernel")
-        kernel = depthwise if depthwise in params else (*convolution, "kernel")
-        per_channel = factor[:, None] if kernel == depthwise else factor  # [channels, 1] or [in, channels]
-        params[kernel] = (np.asarray(params[kernel], np.float64) * per_channel).astype(np.float32)
-    return {"params": unflatten_dict(params), "batch_stats": unflatten_dict(statistics)}
+        affine, moments = _taken(params, norm), _taken(statistics, norm)
+        factor = affine["scale"] / np.sqrt(moments["var"] + epsilon)
+        layer = functools.reduce(dict.__getitem__, convolution, params)
+        bias = np.asarray(layer.get("bias", 0.0), np.float64)
+        layer["bias"] = (affine["bias"] + (bias - moments["mean"]) * factor).astype(np.float32)
+        depthwise = "depthwise_kernel" in layer
+        kernel = "depthwise_kernel" if depthwise else "kernel"
+        per_channel = factor[:, None] if depthwise else factor  # [channels, 1] or [in, channels]
+        layer[kernel] = (np.asarray(layer[kernel], np.float64) * per_channel).astype(np.float32)
+    return {"params": params, "batch_stats": statistics}
+
+
+def _copied(tree: Any) -> Any:
+    """New dictionaries, the same leaves as NumPy's."""
+    return {name: _copied(child) for name, child in tree.items()} if isinstance(tree, Mapping) else np.asarray(tree)
+
+
+def _taken(tree: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
+    """A module's own variables, which are taken out of `tree`, and with them whatever is left empty."""
+    name, *rest = path
+    taken = _taken(tree[name], tuple(rest)) if rest else tree.pop(name)
+    if rest and not tree[name]:
+        del tree[name]
+    return taken if rest else {leaf: np.asarray(value, np.float64) for leaf, value in taken.items()}

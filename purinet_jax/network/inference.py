@@ -2,11 +2,11 @@
 computed which is asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax import Array
+from jax import Array, export
 
 from purinet_jax.network.model import Maps, PurNet, normalise
 
@@ -32,6 +32,24 @@ def finest_maps(model: PurNet, variables: Mapping[str, Any], images: Array) -> M
 def all_maps(model: PurNet, variables: Mapping[str, Any], images: Array) -> Maps:
     """All that the network predicts at every level: uint8 RGB [batch, height, width, 3] → `Maps`."""
     return _answers(model, variables, images)
+
+
+def serialised(function: Callable[..., Any], *arguments: Any, platforms: Sequence[str]) -> bytes:
+    """A traced function as `jax.export.deserialize` takes it.
+
+    Args:
+      function: arrays → arrays.
+      arguments: their shapes and types; trees of them, too.
+      platforms: what it shall run on, as JAX calls it.
+    """
+    setting = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, setting)
+    # Operations know the line that they come from; the folders that it lies in are nobody's business.
+    jax.config.update(setting, ".*/")
+    try:
+        return bytes(export.export(jax.jit(function), platforms=platforms)(*arguments).serialize())
+    finally:
+        jax.config.update(setting, before)
 
 
 def _answers(model: PurNet, variables: Mapping[str, Any], images: Array) -> Maps:

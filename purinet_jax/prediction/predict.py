@@ -7,25 +7,25 @@ beside the device.
 import functools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
 import numpy as np
-from jax import Array
+from jax import Array, export
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture, to_rgb
 from purinet_jax.errors import InputError
-from purinet_jax.network.folding import fold_batchnorm
-from purinet_jax.network.inference import finest_maps, saliency_maps
-from purinet_jax.network.model import Maps, PurNet, build_model
+from purinet_jax.network.folding import apply_folds, find_folds
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
 from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
-from purinet_jax.weights.convert import load_file, stored_size
-from purinet_jax.weights.shipped import SHIPPED, load_shipped
+from purinet_jax.weights.shipped import Traced, load_shipped, load_traced
+
+# The package's own network is traced already: a first answer of it does without Flax.
+if TYPE_CHECKING:
+    from purinet_jax.network.model import Maps, PurNet
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
@@ -37,7 +37,6 @@ _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, eq=False)
 class Predictor:
     """A network with its weights, ready for images; `load` makes one of a file.
 
@@ -47,15 +46,49 @@ class Predictor:
       size: side of the square that images are squashed to, pixels. The released network's is 320.
     """
 
-    model: PurNet
-    variables: Mapping[str, Any]
-    size: int = 320
+    def __init__(
+        self,
+        model: "PurNet | Mapping[str, Any]",
+        variables: Mapping[str, Any],
+        size: int = 320,
+        traced: Traced | None = None,
+    ) -> None:
+        """Args: as the attributes are, but `model` may be the configuration of one, which is built when it is needed;
+        `traced`: the program of these weights at some size, if there is one."""
+        self._model_or_config = model
+        self.variables = variables
+        self.size = size
+        self._traced = traced
+
+    @functools.cached_property
+    def model(self) -> "PurNet":
+        """The network."""
+        if not isinstance(self._model_or_config, Mapping):
+            return self._model_or_config
+        from purinet_jax.network.model import build_model
+
+        return build_model(self._model_or_config)
 
     @functools.cached_property
     def folded(self) -> Mapping[str, Any]:
         """The variables that images are answered with: BatchNorm folded (`fold_batchnorm`) when they are first asked
         for, and on the first device, lest they are sent there with every batch."""
-        return jax.device_put(fold_batchnorm(self.model, self.variables))
+        folds = find_folds(self.model, self.variables) if self._traced is None else self._traced.folds
+        return jax.device_put(apply_folds(folds, self.variables))
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Mapping[str, Any], np.ndarray], Array] | None:
+        """The traced program, compiled; None where there is none that JAX can use here."""
+        if self._traced is None:
+            return None
+        images = jax.ShapeDtypeStruct((1, self._traced.size, self._traced.size, 3), np.uint8)
+        try:
+            program = export.deserialize(bytearray(self._traced.program))
+            if jax.default_backend() not in program.platforms:
+                return None
+            return jax.jit(program.call).lower(self.folded, images).compile()
+        except Exception:  # of many kinds, where the program is of another time than JAX
+            return None
 
     @overload
     def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
@@ -113,11 +146,18 @@ class Predictor:
           float32 [images, size, size] in [0, 1].
         """
         batch = _filled_up(images, batch_size)
+        if self._traced is not None and batch.shape[:2] == (1, self._traced.size) and self._compiled is not None:
+            return np.asarray(self._compiled(self.folded, batch))
+        from purinet_jax.network.inference import saliency_maps
+
         return np.asarray(saliency_maps(self.model, self.folded, batch))[: len(images)]
 
-    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> list[Maps]:
+    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> "list[Maps]":
         """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
         one float32 [1, size, size, 1] each."""
+        from purinet_jax.network.inference import finest_maps
+        from purinet_jax.network.model import Maps
+
         maps = finest_maps(self.model, self.folded, _filled_up(images, batch_size))
         kinds: list[list[Any]] = [[np.asarray(level) for level in kind] for kind in maps]
         return [
@@ -140,10 +180,16 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     Raises:
       InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
     """
-    variables, config = load_shipped() if path is None else load_file(path)
+    if path is None:
+        shipped = load_shipped()
+        return Predictor(shipped.config, shipped.variables, size or shipped.size, load_traced())
+    from purinet_jax.network.model import build_model
+    from purinet_jax.weights.convert import load_file, stored_size
+
+    variables, config = load_file(path)
     if "part" in config:
         raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
-    return Predictor(build_model(config), variables, size or stored_size(path or SHIPPED) or 320)
+    return Predictor(build_model(config), variables, size or stored_size(path) or 320)
 
 
 def predict_stream(

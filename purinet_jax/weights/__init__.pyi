@@ -1,0 +1,25 @@
+from .convert import (
+    convert_file,
+    from_authors,
+    from_backbone,
+    load_file,
+    load_variables,
+    save_variables,
+    to_authors,
+)
+from .shipped import SHIPPED
+from .tensor_files import read_metadata, read_tensors, write_tensors
+
+__all__ = [
+    "SHIPPED",
+    "convert_file",
+    "from_authors",
+    "from_backbone",
+    "load_file",
+    "load_variables",
+    "read_metadata",
+    "read_tensors",
+    "save_variables",
+    "to_authors",
+    "write_tensors",
+]
