@@ -3,7 +3,8 @@
 #   bash scripts/test.sh [--newest|--lowest] [PYTEST-OPTION...]
 # --newest: the tests alone, with the newest release of everything, in .venv-newest. --lowest: with the oldest releases
 # that pyproject.toml permits, in .venv-lowest. Otherwise the versions are those of constraints.txt.
-# Needs Python 3.11 or newer, and at the first run the network.
+# Needs Python 3.11 or newer, and at the first run the network. The page of `purinet serve` is tested in a browser,
+# Chromium or Chrome; Debian's is installed where there is none and that is allowed, otherwise those tests are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,8 +43,18 @@ lowest)
   ;;
 esac
 
+if [ -z "$(type -P chromium || type -P chromium-browser || type -P google-chrome || type -P chrome)" ]; then
+  if [ "$(id -u)" = 0 ] && type -P apt-get > /dev/null; then
+    step "apt-get install chromium, in which the page is tested"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } \
+      > /dev/null || echo "chromium cannot be installed: the tests of the page will be skipped"
+  else
+    step "no chromium: the tests of the page will be skipped"
+  fi
+fi
+
 step "pytest, in two processes"
 # Most of the time goes into compiling, which takes one core.
-"$environment/bin/pytest" -q -n 2 --dist worksteal "$@"
+"$environment/bin/pytest" -q -rs -n 2 --dist loadfile --no-loadscope-reorder "$@"
 
 step "all passed"

@@ -34,7 +34,7 @@ ORDER = (
 ROOMS = [room for row in ORDER[2:] for room in row]
 RANK = {room: rank for rank, row in enumerate(ORDER) for room in row}
 
-LAZY_ROOMS = ("export", "prediction", "serve", "training")
+LAZY_ROOMS = ("export", "network", "prediction", "serve", "training", "weights")
 
 MODULES = {
     ".".join(("purinet_jax", *file.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__"): file

@@ -1,6 +1,8 @@
 """The server: pictures are those of `purinet predict`, limits hold, nobody is trusted, and it ends well."""
 
 import io
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,9 +24,10 @@ from served import Served, serving
 from test_cli import assert_refused
 from test_files import Brightness
 from test_fuzz import claim_size
+from test_scripts import commands_in, parses
 from tiny import tiny_model
 
-from purinet_jax.commands.main import build_parser, main
+from purinet_jax.commands.main import main
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import TooManyPixels
 from purinet_jax.data.synthetic import draw_example
@@ -35,6 +38,7 @@ from purinet_jax.prediction.predict import Predictor
 from purinet_jax.serve import Limits, Worker
 from purinet_jax.serve.worker import _Budget, _powers_of_two
 
+DOCS = Path(__file__).parents[1] / "docs"
 PIXELS = 10_000
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
 
@@ -510,8 +514,20 @@ def test_the_token_is_the_files_or_the_environments(tmp_path: Path, monkeypatch:
     assert read_token(tmp_path / "token") == "of-the-file"
 
 
-def test_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        build_parser().parse_args(["serve", "--help"])
-    assert exit_.value.code == 0
-    assert "curl" in capsys.readouterr().out.split("examples:")[1]
+def test_commands_in_the_documentation_work(server: Served, tmp_path: Path) -> None:
+    text = (DOCS / "serve.md").read_text()
+    for command in commands_in(text):
+        parses(command)
+    assert {name for name in re.findall(r"\]\((\w[^):]*)\)", text) if not (DOCS / name).is_file()} == set()
+    (tmp_path / "photo.jpg").write_bytes(file("JPEG"))
+    ours = [line for line in text.splitlines() if line.startswith("curl ") and "127.0.0.1:8000" in line]
+    assert len(ours) == 5
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    for line in ours:
+        command = line.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+        result = subprocess.run(command, shell=True, cwd=tmp_path, check=True, stdout=subprocess.PIPE)
+        assert result.stdout == b"" or result.stdout.startswith(b"{")
+    for picture in ("cutout.png", "mask.png", "product.webp"):
+        with Image.open(tmp_path / picture) as image:
+            assert (image.size, image.format) == ((80, 60), picture.rpartition(".")[2].upper())

@@ -149,12 +149,11 @@ class Card {
     if (limits && this.file.size > limits.bytes) {
       throw new Refused(`has ${megabytes(this.file.size)}, and the server takes ${megabytes(limits.bytes)}`);
     }
-    const begin = performance.now();
     const blob = await ask(this.file, path, signal);
     const made = path.split("?")[0];
     const old = this.pictures.get(made);
     if (old) URL.revokeObjectURL(old.url);
-    this.pictures.set(made, { path, blob, url: URL.createObjectURL(blob), seconds: (performance.now() - begin) / 1000 });
+    this.pictures.set(made, { path, blob, url: URL.createObjectURL(blob) });
   }
 
   get picture() {
@@ -191,7 +190,7 @@ class Card {
     this.part("download").hidden = failed;
     this.part("download").disabled = !this.picture;
     const size = visible ? `${before.naturalWidth} × ${before.naturalHeight} pixels` : megabytes(this.file.size);
-    this.part("facts").textContent = this.picture ? `${size}, ${this.picture.seconds.toFixed(1)} s` : size;
+    this.part("facts").textContent = size;
     say();
   }
 
