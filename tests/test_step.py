@@ -140,6 +140,26 @@ def test_each_group_follows_its_own_losses() -> None:
 
 
 @pytest.mark.slow
+def test_a_loss_of_ones_own_is_followed_by_all_but_the_attentions_pyramids() -> None:
+    def losses(maps: Any, batch: Any, objective: Any) -> dict[str, Any]:
+        return {"squares": jnp.stack([jnp.square(jax.nn.sigmoid(x)).mean() for x in maps.saliency])}
+
+    def total(params: Any) -> Any:
+        images = normalise(batch["image"], (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        maps, _ = state.model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return losses(maps, None, None)["squares"].sum()
+
+    state, batch = tiny_state(attention=(), losses=losses), tiny_batch(0, 2)
+    gradient, _, found = jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch))(state, batch)
+    assert found.keys() == {"squares"}
+    expected = jax.jit(jax.grad(total))(state.params)
+    # The attentions' pyramids, which this network has no use for, are given zeros.
+    for value, reference in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-7)
+    assert float(jnp.abs(gradient["convert1"]["0"]["kernel"]).max()) > 0
+
+
 def test_clipping_bounds_the_update() -> None:
     options = {"clip_norm": 1e-3, "weight_decay": 0.0}
     state = tiny_state(optimizer=options)

@@ -13,7 +13,7 @@ from jax import Array
 
 from purinet_jax.network.layers import BatchNorm, Conv
 from purinet_jax.network.model import ATTENTIONS, PurNet
-from purinet_jax.training.losses import Objective
+from purinet_jax.training.losses import Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.step import TrainState, create_state, pmap_step
 
@@ -83,7 +83,9 @@ def tiny_variables() -> Any:
 def tiny_state(axis_name: str | None = None, accumulate: int = 1, **options: Any) -> TrainState:
     optimizer = shared_optimizer(OptimizerConfig(**{"rate": 0.01, **options.pop("optimizer", {})}), 100)
     objective = options.pop("objective", Objective("region", max_regions=16))
-    return create_state(tiny_model(axis_name, **options), tiny_variables(), optimizer, objective, accumulate)
+    losses = options.pop("losses", purnet_losses)
+    model = tiny_model(axis_name, **options)
+    return create_state(model, tiny_variables(), optimizer, objective, accumulate, losses=losses)
 
 
 def tiny_batch(seed: int, count: int = 8) -> dict[str, np.ndarray]:

@@ -1,0 +1,165 @@
+"""The ablation: rows that differ in the paper's parts alone, and a table of what their runs reach."""
+
+import json
+import os
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_train import made_small, tiny_config
+from tiny import tiny_model, tiny_state, tiny_variables
+
+from purinet_jax.data import open_pairs, write_synthetic
+from purinet_jax.errors import InputError
+from purinet_jax.evaluation.ablation import AblationRow, measure_runs, to_json, to_markdown
+from purinet_jax.network.model import build_model
+from purinet_jax.prediction.predict import Predictor
+from purinet_jax.training import checkpoints
+from purinet_jax.training.configurations import load_config
+from purinet_jax.training.losses import Objective
+from purinet_jax.weights.runs import HELD_OUT
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "ablation.sh"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_small(monkeypatch)
+
+
+def run_script(tmp_path: Path, *arguments: str, stopped: str = "none") -> list[list[str]]:
+    """The commands that the script runs, where training makes its last checkpoint unless it is `stopped`."""
+    programs = tmp_path / "programs"
+    programs.mkdir(exist_ok=True)
+    log = tmp_path / "log"
+    log.write_text("")
+    (programs / "purinet").write_text(
+        "#!/usr/bin/env bash\n"
+        f'printf "%q " purinet "$@" >> {log}; echo >> {log}\n'
+        'while [ "$1" != -o ]; do shift; done; run=$2\n'
+        'for argument in "$@"; do case $argument in --config.steps=*) steps=${argument#*=} ;; esac; done\n'
+        f'[ "$(basename "$run")" = {stopped} ] || mkdir -p "$run/checkpoints/$steps"\n'
+    )
+    (programs / "python").write_text(f'#!/usr/bin/env bash\nprintf "%q " python "$@" >> {log}; echo >> {log}\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    subprocess.run(["bash", str(SCRIPT), *arguments], check=True, env=environment, stderr=subprocess.DEVNULL)
+    return [shlex.split(line) for line in log.read_text().splitlines()]
+
+
+def test_the_script_trains_each_row_once_and_rows_differ_in_their_parts_alone(tmp_path: Path) -> None:
+    output = tmp_path / "runs"
+    arguments = ["data.zip", "init.npz", str(output), "4", "32", "1", "--config.model.backbone=tiny"]
+    stopped = run_script(tmp_path, *arguments, stopped="rectification")
+    assert [Path(command[command.index("-o") + 1]).name for command in stopped] == [
+        "baseline",
+        "promotion",
+        "rectification",
+    ]
+    *rows, table = run_script(tmp_path, *arguments)
+    names = [Path(command[command.index("-o") + 1]).relative_to(output / "seed1").as_posix() for command in rows]
+    assert names == ["rectification", "attentions", "structural", "all", "ssim", "iou"]
+    assert table[:2] == ["python", str(SCRIPT.with_name("ablation_table.py"))]
+    assert table[2:] == ["data.zip", str(output)]
+
+    found = {}
+    for command in (*stopped[:2], *rows):
+        config = load_config("ablation", [word for word in command if word.startswith("--config.")]).to_dict()
+        assert (config["steps"], config["data"]["size"], config["seed"], config["model"]["backbone"]) == (
+            4,
+            32,
+            1,
+            "tiny",
+        )
+        build_model(config["model"])
+        Objective(**config["losses"])
+        name = Path(command[command.index("-o") + 1]).name
+        found[name] = config["model"].pop("attention"), config["losses"].pop("structural"), config["losses"].pop("iou")
+        assert config == load_config("ablation", [*arguments_of(config)]).to_dict() | {
+            "model": config["model"],
+            "losses": config["losses"],
+        }
+    both = ("promotion", "rectification")
+    assert found == {
+        "baseline": ((), "none", False),
+        "promotion": (("promotion",), "none", False),
+        "rectification": (("rectification",), "none", False),
+        "attentions": (both, "none", False),
+        "structural": ((), "region", False),
+        "all": (both, "region", False),
+        "ssim": (both, "ssim", False),
+        "iou": (both, "none", True),
+    }
+
+
+def arguments_of(config: dict) -> list[str]:
+    """The overrides that all rows have in common."""
+    return ["--config.steps=4", "--config.data.size=32", "--config.seed=1", "--config.model.backbone=tiny"]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A data set, and the folder of two rows' runs of two seeds, whose networks were drawn and not trained."""
+    data = write_synthetic(tmp_path / "data", 5, size=(40, 60), seed=0)
+    output = tmp_path / "runs"
+    names = open_pairs(data).names
+    for seed in (0, 1):
+        for name, attention in (("promotion", ("promotion",)), ("baseline", ())):
+            run = output / f"seed{seed}" / name
+            config = tiny_config(seed=seed, **{"model.attention": attention, "losses.structural": "none"})
+            run.mkdir(parents=True)
+            (run / "config.json").write_text(json.dumps(config.to_dict()))
+            (run / HELD_OUT).write_text("".join(f"{name}\n" for name in names[seed : seed + 2]))
+            state = replace(tiny_state(attention=attention), step=jnp.asarray(6))
+            with checkpoints.open_checkpoints(run, 1) as checkpointer:
+                checkpoints.save_checkpoint(checkpointer, state, {"config": config.to_dict()}, None)
+                checkpointer.wait()
+    return data, output
+
+
+@pytest.mark.slow
+def test_rows_are_measured_on_what_their_runs_held_out(runs: tuple[Path, Path]) -> None:
+    data, output = runs
+    rows = measure_runs(data, output, progress=False)
+    assert [(row.name, row.attention, row.structural, row.iou, row.seeds) for row in rows] == [
+        ("baseline", (), "none", False, (0, 1)),
+        ("promotion", ("promotion",), "none", False, (0, 1)),
+    ]
+    # By hand: both pairs of seed 1, stretched as the protocol says.
+    pairs = open_pairs(data)
+    predictor = Predictor(tiny_model(attention=()), tiny_variables(), 32)
+    errors = []
+    for index in (1, 2):
+        saliency = np.floor(predictor.predict(pairs[index]["image"], refine=False) * 255)
+        stretched = (saliency - saliency.min()) / np.ptp(saliency)
+        errors.append(np.abs(stretched - pairs[index]["mask"]).mean())
+    assert rows[0].numbers["mae"][1] == pytest.approx(np.mean(errors), abs=0.01)
+    assert json.loads(to_json(rows))[1]["numbers"]["mae"] == list(rows[1].numbers["mae"])
+
+    config = output / "seed1" / "promotion" / "config.json"
+    settings = json.loads(config.read_text())
+    for change, message in (({"steps": 7}, "config.steps is 7, but 6 in"), ({"dtype": "bfloat16"}, "config.dtype")):
+        config.write_text(json.dumps(settings | change))
+        with pytest.raises(InputError, match=f"promotion: {message}"):
+            measure_runs(data, output, progress=False)
+    with pytest.raises(InputError, match="no runs in its folders"):
+        measure_runs(data, output / "seed0", progress=False)
+
+
+def test_the_table_shows_what_each_part_brings() -> None:
+    numbers = dict.fromkeys(("weighted_f", "s_measure", "f_max", "boundary_iou"), (0.8,))
+    rows = [
+        AblationRow("baseline", (), "none", False, (0,), {"mae": (0.05,), **numbers}),
+        AblationRow("all", ("promotion", "rectification"), "region", False, (0, 1), {"mae": (0.044, 0.046), **numbers}),
+    ]
+    assert to_markdown(rows) == (
+        "| row | promotion | rectification | structural | IoU | seeds | MAE ↓ | ΔMAE | wF ↑ | S ↑ | maxF ↑ | BIoU ↑ |\n"
+        "| --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| baseline |  |  |  |  | 0 | 0.0500 | +0.0000 | .800 | .800 | .800 | .800 |\n"
+        "| all | × | × | region |  | 0, 1 | 0.0450 (spread 0.0020) | -0.0050 | .800 | .800 | .800 | .800 |\n"
+    )
