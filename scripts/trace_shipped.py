@@ -1,10 +1,11 @@
-"""Traces the network of the package's weights anew, and writes the program beside them.
+"""Traces the package's networks anew, and writes their programs beside their weights.
 
 python scripts/trace_shipped.py
 """
 
-from purinet_jax.weights.shipped import TRACED, trace_shipped, write_traced
+from purinet_jax.weights.shipped import NETWORKS, trace_shipped, traced_file, write_traced
 
 if __name__ == "__main__":
-    write_traced(trace_shipped())
-    print(f"{TRACED}: {TRACED.stat().st_size:,} bytes")
+    for name in NETWORKS:
+        write_traced(name, trace_shipped(name))
+        print(f"{traced_file(name)}: {traced_file(name).stat().st_size:,} bytes")

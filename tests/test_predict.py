@@ -37,7 +37,7 @@ from purinet_jax.prediction.pictures import Style
 from purinet_jax.prediction.predict import Predictor, load, predict_stream
 from purinet_jax.prediction.refine import refine_map, released_map
 from purinet_jax.weights.convert import from_authors, save_variables, to_authors
-from purinet_jax.weights.shipped import SHIPPED, Traced, load_traced, trace_shipped
+from purinet_jax.weights.shipped import NETWORKS, Traced, load_traced, shipped_file, trace_shipped
 from purinet_jax.weights.tensor_files import write_tensors
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN") or Path(__file__).with_name("fixtures") / "golden")
@@ -172,12 +172,13 @@ def test_maps_of_larger_images_are_refined(small: Predictor) -> None:
     assert np.abs(small.predict(image) - small.predict(image, refine=False)).max() > 0.01
 
 
-def test_the_packages_own_weights_are_the_default() -> None:
-    predictor, same = load(), load(SHIPPED)
+@pytest.mark.parametrize("name", [None, *NETWORKS])
+def test_the_packages_networks_by_name_the_first_being_the_default(name: str | None) -> None:
+    predictor, same = load(name), load(shipped_file(name or NETWORKS[0]))
     assert predictor.size == same.size == 288  # the file says so
     assert predictor.model == same.model  # built when it is asked for
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, same.variables)
-    assert load(size=96).size == 96
+    assert load(name, size=96).size == 96
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.folded))
     assert same.folded["batch_stats"] == {}
@@ -185,15 +186,25 @@ def test_the_packages_own_weights_are_the_default() -> None:
     jax.tree.map(np.testing.assert_array_equal, predictor.folded, same.folded)  # by what was found when it was traced
 
 
+def test_a_name_that_is_neither_file_nor_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^heavy: no such file or folder, and no network of the package's, .*lite"):
+        load("heavy")
+    Path("lite").mkdir()  # what is there comes first
+    with pytest.raises(InputError, match="lite: no checkpoint in this folder"):
+        load("lite")
+
+
 @pytest.mark.slow
-def test_the_program_beside_the_packages_weights_is_theirs() -> None:
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_program_beside_the_packages_weights_is_theirs(name: str) -> None:
     """`python scripts/trace_shipped.py` writes it anew."""
 
     def text(traced: Traced) -> str:
         program = export.deserialize(bytearray(traced.program)).mlir_module()
         return re.sub(r"#loc.*\n|\s*loc\([^)]*\)", "", program)  # lines of source files
 
-    stored, traced = load_traced(), trace_shipped()
+    stored, traced = load_traced(name), trace_shipped(name)
     assert (stored.folds, stored.size) == (traced.folds, traced.size)
     assert text(stored) == text(traced)
     assert b"/purinet_jax/" not in stored.program

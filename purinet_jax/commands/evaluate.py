@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         nargs="+",
         default=[],
-        metavar="RUN|FILE",
-        help="networks: runs' folders or files of weights (default without --maps: the weights in this package)",
+        metavar="RUN|FILE|NAME",
+        help="networks: runs' folders, files of weights, or the package's: lite (the default without --maps)",
     )
     parser.add_argument("--maps", nargs="+", default=[], metavar="DIR|ZIP", help="maps from files, one method each")
     truth = parser.add_mutually_exclusive_group(required=True)
@@ -96,13 +96,13 @@ def run(arguments: argparse.Namespace) -> int:
         open_plots(arguments.plots)
     if networks:
         from purinet_jax.prediction.predict import load
-        from purinet_jax.weights.shipped import SHIPPED
+        from purinet_jax.weights.shipped import NETWORKS
 
         for name, path in map(named, arguments.checkpoint):
             network = load(path, arguments.size)
             methods.append(Network(name or (path.resolve().name if path.is_dir() else path.stem), network))
         if not arguments.checkpoint:
-            methods.append(Network(SHIPPED.stem, load(None, arguments.size)))
+            methods.append(Network(f"purnet_{NETWORKS[0]}", load(None, arguments.size)))
     methods += [open_maps(path, name) for name, path in map(named, arguments.maps)]
     evaluations = evaluate(
         methods,

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        metavar="RUN|FILE",
-        help="weights to start from: a run's folder or a file (default: the package's)",
+        metavar="RUN|FILE|NAME",
+        help="weights to start from: a run's folder, a file, or one of the package's networks: lite (the default)",
     )
     parser.add_argument(
         "--size", type=positive, help="side that images are squashed to (default: what the weights are for)"

@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        metavar="RUN|FILE",
-        help="a run's folder or a file of weights (default: the package's)",
+        metavar="RUN|FILE|NAME",
+        help="a run's folder, a file of weights, or one of the package's networks: lite (the default)",
     )
     parser.add_argument(
         "--ray",

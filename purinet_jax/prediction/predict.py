@@ -21,7 +21,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.folding import apply_folds, find_folds
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
 from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
-from purinet_jax.weights.shipped import Traced, load_shipped, load_traced
+from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
 
 # The package's own network is traced already: a first answer of it does without Flax.
 if TYPE_CHECKING:
@@ -170,19 +170,20 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
 
     Args:
       path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
-        those two; the folder of a training run, or of one of its checkpoints. The weights that come with the
-        package (PurNet on MobileNetV2, light) if not given.
+        those two; the folder of a training run, or of one of its checkpoints; or the name of a network that comes
+        with the package ("lite"). The first of those if not given.
       size: side in pixels that images are squashed to; by default that of the run, or what the file says, or 320.
 
     Returns:
       A predictor.
 
     Raises:
-      InputError: there is no such file or folder, it cannot be used, or it holds an extractor alone.
+      InputError: there is no such file, folder or network, it cannot be used, or it holds an extractor alone.
     """
-    if path is None:
-        shipped = load_shipped()
-        return Predictor(shipped.config, shipped.variables, size or shipped.size, load_traced())
+    if (name := shipped_name(path)) is not None:
+        shipped = load_shipped(name)
+        return Predictor(shipped.config, shipped.variables, size or shipped.size, load_traced(name))
+    assert path is not None
     from purinet_jax.network.model import build_model
     from purinet_jax.weights.convert import load_file, stored_size
 

@@ -24,7 +24,7 @@ from purinet_jax.training.step import TrainState
 from purinet_jax.training.train import train
 from purinet_jax.weights.convert import load_file, stored_size
 from purinet_jax.weights.runs import HELD_OUT
-from purinet_jax.weights.shipped import SHIPPED
+from purinet_jax.weights.shipped import shipped_file, shipped_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ def finetune(
         `config.data.size`'s is taken by `size`; `config.data.holdout` = 0 holds out 15 % of the pairs, from 1 to 200.
       data: pairs, a folder, zip or prepared set (`open_pairs`).
       output: the run's folder.
-      checkpoint: weights of a whole network, a file or another run's folder; by default those of the package.
+      checkpoint: weights of a whole network: a file, another run's folder, or the name of one of the package's; by
+        default the first of those.
       size: side in pixels that images are squashed to; by default what the weights are for, or 320.
       skip_bad, progress: as in `train`.
 
@@ -67,7 +68,8 @@ def finetune(
       NonFiniteLoss: as `train`.
     """
     output = Path(output)
-    init = SHIPPED if checkpoint is None else Path(checkpoint)
+    name = shipped_name(checkpoint)
+    init = Path(checkpoint or "") if name is None else shipped_file(name)
     before, described = load_file(init)
     if "part" in described:
         raise InputError(

@@ -7,11 +7,11 @@ from .convert import (
     save_variables,
     to_authors,
 )
-from .shipped import SHIPPED
+from .shipped import NETWORKS
 from .tensor_files import read_metadata, read_tensors, write_tensors
 
 __all__ = [
-    "SHIPPED",
+    "NETWORKS",
     "convert_file",
     "from_authors",
     "from_backbone",
