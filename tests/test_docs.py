@@ -161,6 +161,7 @@ def in_place(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     NAMES.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 @pytest.mark.usefixtures("in_place")
 def test_what_needs_nothing_runs(page: Path) -> None:
