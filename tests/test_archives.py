@@ -131,7 +131,7 @@ def test_bombs_are_refused(tmp_path: Path, temporary: Path, monkeypatch: pytest.
     # A name that is two megabytes long, which the format keeps in a header of its own.
     with tarfile.open(tmp_path / "names.tar", "w", format=tarfile.GNU_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("a" * (2 << 20)))
-    with pytest.raises(InputError, match=r"names\.tar: has a header of [\d,]+ bytes"):
+    with pytest.raises(InputError, match=r"names\.tar: has a header of more than [\d,]+ bytes"):
         open_pairs(tmp_path / "names.tar")
 
 

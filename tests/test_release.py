@@ -98,6 +98,7 @@ def test_the_source_distribution_can_be_tested_and_documented(distributions: tup
     assert [name for name in names if "__pycache__" in name or name.startswith("docs/training/")] == []
 
 
+@pytest.mark.slow
 def test_the_installed_package_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
     where = run(installed, tmp_path, "python", "-c", "import purinet_jax; print(purinet_jax.__file__)")
     assert Path(where.stdout.strip()).is_relative_to(installed.parent)

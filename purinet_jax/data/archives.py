@@ -4,6 +4,7 @@ claims to unpack to more than is sensible is refused with a line that names it.
 """
 
 import gzip
+import io
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
@@ -161,9 +162,9 @@ class Tar:
 
     def _find(self, plain: Path) -> dict[str, tuple[int, int]]:
         found = {}
-        with open(plain, "rb") as file, tarfile.open(fileobj=_Headers(self.path, file), mode="r:") as archive:
+        with _Headers(self.path, plain) as headers, tarfile.open(fileobj=headers, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members = []  # which tarfile would keep, a kilobyte each
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them, a kilobyte each
                 _check_place(self.path, member.name)
                 if member.isdir():
                     continue
@@ -202,18 +203,17 @@ class Tar:
         return data
 
 
-class _Headers:
+class _Headers(io.BufferedReader):
     """A file as tarfile needs it to find members: contents are passed over, and no header is longer than it may be."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path, plain: Path) -> None:
+        super().__init__(io.FileIO(plain))
         self._path = path
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
 
-    def read(self, size: int) -> bytes:
-        if size > _HEADER_LIMIT:
-            raise InputError(f"{self._path}: has a header of {size:,} bytes")
-        return self._file.read(size)
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _HEADER_LIMIT:
+            raise InputError(f"{self._path}: has a header of more than {_HEADER_LIMIT:,} bytes")
+        return super().read(size)
 
 
 def open_archive(path: Path) -> Zip | Tar:
