@@ -1,4 +1,4 @@
-"""The allocator's settings do what they are for: memory that was freed is not faulted in again."""
+"""The allocator's settings do what they are for: memory that was freed is not faulted in again, and pages are large."""
 
 import os
 import subprocess
@@ -18,7 +18,8 @@ for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     np.ones(256 * 2**20, np.uint8)
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(kept, min(faults[1:]))
+huge = [line.split()[1] for line in open("/proc/self/smaps_rollup") if line.startswith("AnonHugePages")]
+print(kept, min(faults[1:]), *huge)
 """
 
 
@@ -33,7 +34,10 @@ def test_freed_memory_is_used_again() -> None:
         )
         return done.stdout.split()
 
-    kept, faults = run("keep")
+    kept, faults, huge_kib = run("keep")
     assert kept == "True"
     assert int(faults) < 64
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if setting.exists() and "[never]" not in setting.read_text():
+        assert int(huge_kib) > 100 * 1024
     assert int(run("plain")[1]) > 100  # pages of at most 2 MiB: 128 of them
