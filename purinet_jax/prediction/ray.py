@@ -29,6 +29,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from purinet_jax.data.images import EXTENSIONS, encode, read_bytes, write_atomically
 from purinet_jax.errors import InputError
+from purinet_jax.memory import keep_freed_memory
 from purinet_jax.prediction.files import check_kind, picture_stream
 from purinet_jax.prediction.pictures import Style
 
@@ -380,6 +381,7 @@ class _Worker:
     def __init__(self, output: Output, rows: int, filesystem: FileSystem | None, **arguments: Any) -> None:
         self._output, self._rows, self._filesystem = output, rows, filesystem
         self._error: str | None = None
+        keep_freed_memory()  # as `purinet predict` does
         try:
             self._predictor = BatchPredictor(filesystem=filesystem, **arguments)
         except InputError as error:  # Ray would show it as tracebacks
@@ -461,7 +463,7 @@ def ray_cluster(address: str, required: str | None = None) -> Iterator[str]:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         with _silent_stderr():
             ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises nearly every type, and plain ones
         raise InputError(f"--ray {address}: no Ray cluster answers: {_line(error)}") from error
     try:
         kind, count = _devices()

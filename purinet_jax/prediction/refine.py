@@ -85,17 +85,24 @@ def guided_coefficients(values: np.ndarray, guide: np.ndarray, radius: int, epsi
       the last.
     """
     # Plane by plane, each small enough for the processor's cache. Around grey float32 has digits enough.
-    red, green, blue = (np.ascontiguousarray(guide[..., i]) * np.float32(1 / 255) - np.float32(0.5) for i in range(3))
+    red, green, blue = (plane * np.float32(1 / 255) - np.float32(0.5) for plane in cv2.split(guide))
     values = values.astype(np.float32)
-    inside = _window_sums(np.ones(values.shape, np.float32), radius)
+    inside = np.outer(*(_window_lengths(length, radius) for length in values.shape))
 
     def mean(plane: np.ndarray) -> np.ndarray:
-        return _window_sums(plane, radius) / inside
+        sums = _window_sums(plane, radius)
+        return np.divide(sums, inside, out=sums)
+
+    def covariance(first: np.ndarray, second: np.ndarray, means: np.ndarray) -> np.ndarray:
+        products = mean(first * second)
+        return np.subtract(products, means, out=products)
 
     r, g, b, v = mean(red), mean(green), mean(blue), mean(values)
-    rv, gv, bv = mean(red * values) - r * v, mean(green * values) - g * v, mean(blue * values) - b * v
-    rr, rg, rb = mean(red * red) - r * r + epsilon, mean(red * green) - r * g, mean(red * blue) - r * b
-    gg, gb, bb = mean(green * green) - g * g + epsilon, mean(green * blue) - g * b, mean(blue * blue) - b * b + epsilon
+    rv, gv, bv = covariance(red, values, r * v), covariance(green, values, g * v), covariance(blue, values, b * v)
+    rr, rg, rb = covariance(red, red, r * r), covariance(red, green, r * g), covariance(red, blue, r * b)
+    gg, gb, bb = covariance(green, green, g * g), covariance(green, blue, g * b), covariance(blue, blue, b * b)
+    for variance in (rr, gg, bb):
+        variance += np.float32(epsilon)
     # The symmetric 3×3 matrix is inverted by its cofactors: one LAPACK call per pixel takes ten times as long.
     c_rr, c_rg, c_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
     c_gg, c_gb, c_bb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
@@ -104,13 +111,20 @@ def guided_coefficients(values: np.ndarray, guide: np.ndarray, radius: int, epsi
     a_g = (c_rg * rv + c_gg * gv + c_gb * bv) / determinant
     a_b = (c_rb * rv + c_gb * gv + c_bb * bv) / determinant
     constant = v - a_r * (r + 0.5) - a_g * (g + 0.5) - a_b * (b + 0.5)
-    return np.stack([mean(a_r), mean(a_g), mean(a_b), mean(constant)], axis=-1)
+    return cv2.merge([mean(a_r), mean(a_g), mean(a_b), mean(constant)])
 
 
 def _window_sums(plane: np.ndarray, radius: int) -> np.ndarray:
     """The sum of each window of float32 [rows, columns], over the pixels that lie inside."""
-    window = (2 * radius + 1, 2 * radius + 1)
-    return cv2.boxFilter(plane, -1, window, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    # `cv2.boxFilter` takes three times as long: its running sums cannot be vectorised.
+    ones = np.ones(2 * radius + 1, np.float32)
+    return cv2.sepFilter2D(plane, cv2.CV_32F, ones, ones, borderType=cv2.BORDER_CONSTANT)
+
+
+def _window_lengths(length: int, radius: int) -> np.ndarray:
+    """How many pixels of a side each pixel's window holds, float32 [length]."""
+    place = np.arange(length)
+    return (np.minimum(place + radius, length - 1) - np.maximum(place - radius, 0) + 1).astype(np.float32)
 
 
 def stretched_strips(values: np.ndarray, height: int, width: int) -> Iterator[tuple[slice, np.ndarray]]:
