@@ -61,4 +61,6 @@ def get_config() -> ConfigDict:
     config.loop.checkpoint_every = 500
     config.loop.validate_every = 2_000
     config.loop.keep = 3
+    config.loop.remat = False  # compute anew in the backward pass what would be kept for it: less memory, more work
+    config.loop.timeout = 1_800  # seconds after which a stage of a step that does not end ends the run; 0 for never
     return config

@@ -23,6 +23,7 @@ class TinyExtractor(nn.Module):
 
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     strides: ClassVar[tuple[int, ...]] = (2, 4)
     pixel_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
@@ -39,7 +40,9 @@ class TinyExtractor(nn.Module):
         return tuple(levels)
 
 
-def tiny_model(axis_name: str | None = None, dtype: Any = jnp.float32, attention: bool = True) -> PurNet:
+def tiny_model(
+    axis_name: str | None = None, dtype: Any = jnp.float32, attention: bool = True, remat: bool = False
+) -> PurNet:
     return PurNet(
         TinyExtractor(axis_name, dtype),
         channels=8,
@@ -47,6 +50,7 @@ def tiny_model(axis_name: str | None = None, dtype: Any = jnp.float32, attention
         scaled_promotion=True,
         axis_name=axis_name,
         dtype=dtype,
+        remat=remat,
     )
 
 

@@ -13,7 +13,9 @@ EXAMPLES = """examples:
   purinet benchmark --data DUTS-TR.zip
   purinet benchmark --superpixels DUTS-TR.zip
   purinet benchmark --metrics
-  purinet benchmark --predict"""
+  purinet benchmark --predict
+  purinet benchmark --memory 8 32
+  purinet benchmark --scaling --backbone mobilenet_v2 --channels 16 --repeats 3"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead.add_argument("--metrics", action="store_true", help="measure the metrics instead, beside PySODMetrics")
     instead.add_argument(
         "--predict", action="store_true", help="measure `purinet predict` instead, with the package's weights"
+    )
+    instead.add_argument(
+        "--memory",
+        type=positive,
+        nargs="+",
+        metavar="BATCH",
+        help="compile the train step for these batches instead, in both dtypes, without and with config.loop.remat, "
+        "and print what memory it needs",
+    )
+    instead.add_argument(
+        "--scaling", action="store_true", help="measure the train step over batches and sizes instead, with a fit"
     )
     parser.add_argument(
         "--images",
@@ -80,6 +93,16 @@ def run(arguments: argparse.Namespace) -> int:
         from purinet_jax.benchmarks.predict import benchmark_predict
 
         result = benchmark_predict(size=arguments.size, images=arguments.images or 300, repeats=arguments.repeats)
+    elif arguments.memory is not None:
+        from purinet_jax.benchmarks.memory import benchmark_memory
+
+        model = {"backbone": arguments.backbone, "channels": arguments.channels}
+        result = benchmark_memory(model, size=arguments.size, batches=arguments.memory)
+    elif arguments.scaling:
+        from purinet_jax.benchmarks.scaling import benchmark_scaling
+
+        network = {name: settings[name] for name in ("backbone", "channels", "dtype", "repeats")}
+        result = benchmark_scaling(**network)
     else:
         from purinet_jax.benchmarks.network import benchmark_network
 
