@@ -64,4 +64,6 @@ def get_config() -> ConfigDict:
     config.loop.validate_first = False  # before the first step too: then the best checkpoint may be the start
     config.loop.patience = 0  # validations without a lower error that end training; 0 for never
     config.loop.keep = 3
+    config.loop.remat = False  # compute anew in the backward pass what would be kept for it: less memory, more work
+    config.loop.timeout = 1_800  # seconds after which a stage of a step that does not end ends the run; 0 for never
     return config

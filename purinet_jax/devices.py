@@ -1,6 +1,8 @@
 """What JAX runs on, in words, so that a GPU which is silently not used is seen before hours are spent."""
 
+import functools
 import os
+import time
 from collections import Counter
 
 from purinet_jax.errors import InputError
@@ -41,6 +43,30 @@ def describe_devices(required: str | None = None) -> str:
     if required is not None and platform != required:
         raise InputError(f"--require {required}: JAX found only {found}{_hint(required)}")
     return found
+
+
+@functools.cache
+def matrix_product_rate(dtype: str) -> float:
+    """Floating point operations per second of a large square matrix product on the first device of this process: what
+    its rate of useful work is measured against. No table of data sheets, which know nothing of the machine at hand.
+
+    Args:
+      dtype: "float32" (in the precision that `jax_default_matmul_precision` asks for) or "bfloat16".
+    """
+    import jax
+    import jax.numpy as jnp
+
+    device = jax.local_devices()[0]
+    side = 1024 if device.platform == "cpu" else 8192
+    x = jax.device_put(jnp.full((side, side), 0.5, dtype), device)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        product(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds)
 
 
 def _hint(required: str | None) -> str:

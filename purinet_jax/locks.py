@@ -12,10 +12,14 @@ from purinet_jax.errors import InputError
 def only_process(folder: Path, doing: str) -> Iterator[None]:
     """Holds a folder, made if missing, for this process; the system lets go of it however the process ends.
 
-    Raises InputError where another process holds it; `doing` says what that one does.
+    Raises InputError where another process holds it, of which `doing` says what it does, or nothing can be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -47,6 +47,15 @@ def variables_of() -> dict[str, Any]:
     return {name: abstract_variables(name) for name in EXTRACTORS}
 
 
+@pytest.mark.parametrize("name", ["resnet50", "vgg16", "mobilenet_v2", "efficientnet_lite0"])
+def test_rematerialisation_changes_neither_names_nor_shapes(name: str, variables_of: dict[str, Any]) -> None:
+    model = EXTRACTORS[name](remat=True)
+    trace = jax.make_jaxpr(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False), return_shape=True)
+    jaxpr, shapes = trace()
+    assert shapes == variables_of[name]
+    assert "checkpoint" in str(jaxpr) or "remat" in str(jaxpr)
+
+
 def flat(tree: Any) -> dict[str, Any]:
     return traverse_util.flatten_dict(dict(tree), sep="/")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import TinyExtractor
 
-from purinet_jax.benchmarks import network
+from purinet_jax.benchmarks import memory, network, scaling
 from purinet_jax.benchmarks.data import benchmark_data
 from purinet_jax.benchmarks.machine import in_process
 from purinet_jax.benchmarks.metrics import benchmark_metrics
@@ -80,3 +80,30 @@ def test_serving_is_measured_with_hostile_clients() -> None:
     assert result["server"]["healthy"]
     assert result["server"]["exit_code"] == 0
     assert 50 < result["server"]["memory_at_the_end_mib"] <= result["server"]["peak_memory_mib"]
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_what_the_compiler_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setattr(memory, "in_process", lambda function, *arguments: function(*arguments))
+    model = {"backbone": "tiny", "channels": 8, "attention": False}
+    result = memory.benchmark_memory(model, size=64, batches=(4,), dtypes=("float32",))
+    plain, remat = result["rows"]
+    assert (plain["remat"], remat["remat"]) == (False, True)
+    assert plain["arguments_mib"] == remat["arguments_mib"] > 4 * 64 * 64 * 8 / 2**20  # at least image, mask, labels
+    assert plain["outputs_not_aliased_mib"] < plain["outputs_mib"] < plain["arguments_mib"]
+    assert 0 < remat["temporaries_mib"] <= plain["temporaries_mib"]
+    assert 0 < remat["kept_mib"] < 0.6 * plain["kept_mib"]
+
+
+def test_the_fit_over_batches_and_sizes_finds_what_the_times_were_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(function: object, settings: dict[str, int]) -> dict[str, object]:
+        seconds = 0.5 + 2e-6 * settings["batch_size"] * settings["size"] ** 2
+        row = {name: settings[name] for name in ("batch_size", "size")}
+        return {**row, "s": 9.0, "cpu_s": seconds, "platform": "cpu"}
+
+    monkeypatch.setattr(scaling, "in_process", measure)
+    result = scaling.benchmark_scaling(backbone="tiny", channels=4, dtype="float32", repeats=1)
+    assert result["fit"] == {"of": "cpu_s", "constant_s": pytest.approx(0.5), "s_per_megapixel": pytest.approx(2.0)}
+    assert len(result["rows"]) == 12
+    assert {row["to_fit"] for row in result["rows"]} == {1.0}

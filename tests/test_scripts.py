@@ -1,6 +1,5 @@
 """What a newcomer meets first: configs, the scripts and the versions they install."""
 
-import importlib.util
 import re
 import subprocess
 import tomllib
@@ -14,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pages import commands_in, parses
 from PIL import Image
+from scripts_of_the_project import import_script
 
 from purinet_jax.errors import InputError
 from purinet_jax.network.model import build_model
@@ -95,13 +95,7 @@ def test_script_is_valid_bash_that_stops_at_the_first_failure(path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def contact_sheet() -> ModuleType:
-    path = ROOT / "scripts" / "contact_sheet.py"
-    specification = importlib.util.spec_from_file_location("contact_sheet", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return import_script("contact_sheet")
 
 
 def test_contact_sheet_puts_each_image_beside_its_own_mask_and_map(contact_sheet: ModuleType, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tiny import shared_pmap_step, tiny_batch, tiny_state, tiny_variables
+from tiny import shared_optimizer, shared_pmap_step, tiny_batch, tiny_model, tiny_state, tiny_variables
 
 from purinet_jax.network.model import build_model
 from purinet_jax.training.losses import Objective
@@ -169,6 +169,25 @@ def test_clipping_bounds_the_update() -> None:
     moved = np.sqrt(sum(float(np.sum((a - b) ** 2)) for a, b in pairs))
     # rate × norm, times at least the smallest and at most the largest group's multiple, doubled for biases
     assert 0.01 * 1e-3 * 0.99 < moved < 0.01 * 1e-3 * 20 * 1.01
+
+
+@pytest.mark.slow
+def test_what_is_computed_anew_gives_the_same_gradients() -> None:
+    compute = jax.jit(gradients)
+    results = []
+    for remat in (False, True):
+        model = tiny_model(attention=False, remat=remat)
+        variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        state = create_state(model, variables, shared_optimizer(OptimizerConfig(), 100), Objective("none"))
+        results.append(compute(state, state.batch_stats, tiny_batch(0)))
+        lowered = jax.make_jaxpr(gradients)(state, state.batch_stats, tiny_batch(0))
+        assert ("remat" in str(lowered)) == remat
+    (gradient, statistics, losses), (expected, *others) = results[1], results[0]
+    leaves = zip(jax.tree.leaves_with_path(gradient), jax.tree.leaves(expected), strict=True)
+    for (path, value), reference in leaves:
+        np.testing.assert_allclose(value, reference, rtol=1e-5, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+    for value, reference in zip(jax.tree.leaves((statistics, losses)), jax.tree.leaves(others), strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-6)
 
 
 @pytest.mark.slow

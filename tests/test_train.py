@@ -4,9 +4,7 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from scripts_of_the_project import import_script
 from tiny import TinyExtractor, shared_optimizer, shared_pmap_step
 
 from purinet_jax.data import open_pairs, write_synthetic
@@ -136,6 +135,7 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
+from scripts_of_the_project import import_script
 from tiny import TinyExtractor
 from purinet_jax.network import model
 from purinet_jax.commands.main import main
@@ -144,45 +144,34 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def command_line(data: Path, output: Path, config: Path) -> list[str]:
+def command_line(data: Path, config: Path) -> list[str]:
     script = SCRIPT.format(tests=str(ROOT / "tests"))
-    arguments = ["train", "--config", str(config), "--data", str(data), "--output", str(output), "--quiet"]
-    return [sys.executable, "-c", script, *arguments]
+    return [sys.executable, "-c", script, "train", "--config", str(config), "--data", str(data), "--quiet"]
 
 
-def write_config(folder: Path) -> Path:
+def write_config(folder: Path, config: ConfigDict) -> Path:
     path = folder / "config.py"
     path.write_text(
-        "from ml_collections import ConfigDict\n"
-        f"def get_config():\n    return ConfigDict({tiny_config().to_dict()!r})\n"
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config.to_dict()!r})\n"
     )
     return path
 
 
+# Stage 1's network, for what needs processes of its own.
+STAGE_1 = {"model.attention": False, "losses.structural": "none", "loop.panel_every": 0}
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(straight: Path, data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    command = command_line(data, output, write_config(tmp_path))
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    try:
-        limit = time.monotonic() + 240
-        while not (output / "checkpoints" / "2" / "state").is_dir():
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
-            assert time.monotonic() < limit, "no checkpoint after four minutes"
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.communicate()
-    # What a kill in the middle of a save leaves behind is cleared away.
-    (output / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(exist_ok=True)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "saved step 6" in done.stderr
-    assert steps_logged(output) == [1, 2, 3, 4, 5, 6]
-    assert_same_variables(output, straight)
-    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "going on from step 6" in again.stderr
+def test_a_killed_run_goes_on_as_if_nothing_had_been(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(steps=8, **STAGE_1)
+    train.train(config, data, tmp_path / "whole", progress=False)
+    command = [*command_line(data, write_config(tmp_path, config)), "--output"]
+    # By this seed first while it saves, then in its steps.
+    result = import_script("kill_test").kill_test(command, tmp_path / "killed", tmp_path / "whole", kills=2, seed=5)
+    assert result["stages"] == ["saving", "stepping"]
+    assert result["tensors"] > 30
+    assert result["different"] == []
+    assert steps_logged(tmp_path / "killed") == list(range(1, 9))
 
 
 @pytest.mark.slow

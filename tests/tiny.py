@@ -23,6 +23,7 @@ class TinyExtractor(nn.Module):
 
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    remat: bool = False
 
     strides: ClassVar[tuple[int, ...]] = (2, 4)
     pixel_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
@@ -40,7 +41,10 @@ class TinyExtractor(nn.Module):
 
 
 def tiny_model(
-    axis_name: str | None = None, dtype: Any = jnp.float32, attention: tuple[str, ...] = ATTENTIONS
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
+    attention: tuple[str, ...] = ATTENTIONS,
+    remat: bool = False,
 ) -> PurNet:
     return PurNet(
         TinyExtractor(axis_name, dtype),
@@ -49,6 +53,7 @@ def tiny_model(
         scaled_promotion=True,
         axis_name=axis_name,
         dtype=dtype,
+        remat=remat,
     )
 
 

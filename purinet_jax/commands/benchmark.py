@@ -14,7 +14,9 @@ EXAMPLES = """examples:
   purinet benchmark --superpixels DUTS-TR.zip
   purinet benchmark --metrics
   purinet benchmark --predict
-  purinet benchmark --serve"""
+  purinet benchmark --serve
+  purinet benchmark --memory 8 32
+  purinet benchmark --scaling --backbone mobilenet_v2 --channels 16 --repeats 3"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serve",
         action="store_true",
         help="measure `purinet serve` instead, asked by 32 clients at once, one request in twenty being hostile",
+    )
+    instead.add_argument(
+        "--memory",
+        type=positive,
+        nargs="+",
+        metavar="BATCH",
+        help="compile the train step for these batches instead, in both dtypes, without and with config.loop.remat, "
+        "and print what memory it needs",
+    )
+    instead.add_argument(
+        "--scaling", action="store_true", help="measure the train step over batches and sizes instead, with a fit"
     )
     parser.add_argument(
         "--images",
@@ -90,6 +103,16 @@ def run(arguments: argparse.Namespace) -> int:
         from purinet_jax.benchmarks.serve import benchmark_serve
 
         result = benchmark_serve(size=arguments.size, requests=arguments.images or 2000)
+    elif arguments.memory is not None:
+        from purinet_jax.benchmarks.memory import benchmark_memory
+
+        model = {"backbone": arguments.backbone, "channels": arguments.channels}
+        result = benchmark_memory(model, size=arguments.size, batches=arguments.memory)
+    elif arguments.scaling:
+        from purinet_jax.benchmarks.scaling import benchmark_scaling
+
+        network = {name: settings[name] for name in ("backbone", "channels", "dtype", "repeats")}
+        result = benchmark_scaling(**network)
     else:
         from purinet_jax.benchmarks.network import benchmark_network
 

@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Libraries' own chatter (Orbax logs each save) is not the user's; ours is.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("purinet_jax").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs the errors that it raises too, with their tracebacks.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     # Compiled programs are kept between runs: a run that goes on, or a second picture, starts at once.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purinet_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))

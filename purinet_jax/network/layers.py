@@ -9,13 +9,16 @@ finds them. Parameter names map one-to-one onto the authors': `kernel` [height, 
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -75,6 +78,20 @@ def _unit_stride_backward(
 
 
 unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
+
+
+_STATISTICS = "batch_statistics"
+
+
+def rematerialised(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
+    """A function `(module, *inputs)` whose inner values are computed anew in the backward pass where that is `wanted`.
+
+    Only its inputs and results are kept in between, and BatchNorm's few statistics, so that devices do not average them
+    twice. `train` and sizes are the function's own, not inputs: what is traced there cannot choose a path.
+    """
+    if not wanted:
+        return function
+    return nn.remat(function, policy=jax.checkpoint_policies.save_only_these_names(_STATISTICS))
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:
@@ -165,6 +182,7 @@ class BatchNorm(nn.Module):
             var = pixel_variance(wide, mean)
             if axis_name is not None:
                 var = lax.pmean(var, axis_name)
+            mean, var = checkpoint_name(mean, _STATISTICS), checkpoint_name(var, _STATISTICS)
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
                 keep = self.momentum

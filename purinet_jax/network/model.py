@@ -18,7 +18,15 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.attention import promotion_attention, rectification_attention
 from purinet_jax.network.backbones import VGG16, EfficientNetLite, MobileNetV2, ResNet50
 from purinet_jax.network.backbones.efficientnet_lite import InvertedResidual
-from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample, at_least_float32, bilinear_upsampling
+from purinet_jax.network.layers import (
+    CBP,
+    Conv,
+    PredictionHead,
+    Upsample,
+    at_least_float32,
+    bilinear_upsampling,
+    rematerialised,
+)
 
 EXTRACTORS: dict[str, Callable[..., Any]] = {
     "efficientnet_lite0": EfficientNetLite,
@@ -78,6 +86,8 @@ class PurNet(nn.Module):
       context: one more level above the extractor's last, at twice its stride, that sees the whole image (`Context`).
       axis_name: the device axis that BatchNorm's statistics are averaged over in training.
       dtype: what convolutions compute in; parameters, statistics and maps stay float32.
+      remat: in the backward pass compute anew what lies between the extractor's blocks and inside the pyramids' blocks
+        and heads, instead of keeping it: less memory, about a third more work. It is set on the extractor too.
 
     With `mutable=["intermediates"]` the extractor's levels and both attentions come back as `backbone<level>`,
     `promotion_attention<level>` and `rectification_attention<level>`. Under `jax.jit`, what the caller does not
@@ -92,6 +102,7 @@ class PurNet(nn.Module):
     context: bool = False
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Maps:
@@ -107,12 +118,21 @@ class PurNet(nn.Module):
 
         def cbp(name: str, x: Array, *kernel_sizes: int, upsample: int = 1) -> Array:
             learned = 1 if self.light else upsample
-            x = CBP(self.channels, kernel_sizes, learned, self.axis_name, self.dtype, name=name)(x, train)
-            return bilinear_upsampling(x, upsample) if learned < upsample else x
+
+            def block(module: nn.Module, x: Array) -> Array:
+                x = CBP(self.channels, kernel_sizes, learned, self.axis_name, self.dtype, name=name)(x, train)
+                return bilinear_upsampling(x, upsample) if learned < upsample else x
+
+            return rematerialised(block, self.remat)(self, x)
 
         def predict(name: str, x: Array, stride: int, upsample: bool = True) -> Array:
-            head = PredictionHead(self.channels, stride, upsample, self.axis_name, self.dtype, self.light, name=name)
-            return head(x, size, train).astype(at_least_float32(self.dtype))
+            def block(module: nn.Module, x: Array) -> Array:
+                head = PredictionHead(
+                    self.channels, stride, upsample, self.axis_name, self.dtype, self.light, name=name
+                )
+                return head(x, size, train).astype(at_least_float32(self.dtype))
+
+            return rematerialised(block, self.remat)(self, x)
 
         def pyramid(prefix: str) -> tuple[Array, ...]:
             """f_n = convert_n(l_n), f_k = convert_k(l_k) + the upsampled CBP3 of f_(k+1); finest first."""
@@ -191,7 +211,13 @@ def named_attentions(value: Any) -> tuple[str, ...]:
     return tuple(name for name in ATTENTIONS if name in value)
 
 
-def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32) -> PurNet:
+def build_model(
+    config: Mapping[str, Any],
+    *,
+    axis_name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
+) -> PurNet:
     """The network that a model configuration describes.
 
     Args:
@@ -199,6 +225,7 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
         and `context` as in `PurNet` (`attention` as `named_attentions` takes it).
       axis_name: as in `PurNet`.
       dtype: as in `PurNet`.
+      remat: as in `PurNet`.
 
     Raises:
       InputError: an unknown key or backbone.
@@ -215,8 +242,8 @@ def build_model(config: Mapping[str, Any], *, axis_name: str | None = None, dtyp
         raise InputError(f"model.channels: {channels!r} is not an integer of at least 1")
     if "attention" in config:
         config["attention"] = named_attentions(config["attention"])
-    backbone = EXTRACTORS[name](axis_name=axis_name, dtype=dtype)
-    return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, **config)
+    backbone = EXTRACTORS[name](axis_name=axis_name, dtype=dtype, remat=remat)
+    return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, remat=remat, **config)
 
 
 def without_device_axis(model: PurNet) -> PurNet:
@@ -225,8 +252,8 @@ def without_device_axis(model: PurNet) -> PurNet:
 
 
 def model_config(model: PurNet) -> dict[str, Any]:
-    """The configuration that `build_model` makes `model` from (device axis and compute dtype are not part of it)."""
-    plain = model.backbone.clone(axis_name=None, dtype=jnp.float32)
+    """The configuration that `build_model` makes `model` from; device axis, compute dtype and `remat` are not in it."""
+    plain = model.backbone.clone(axis_name=None, dtype=jnp.float32, remat=False)
     return {
         "backbone": next(name for name, extractor in EXTRACTORS.items() if extractor() == plain),
         "channels": model.channels,

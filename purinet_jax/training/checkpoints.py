@@ -5,13 +5,16 @@ run keeps one, optimiser state and step: one copy, whatever the number of device
 position in the data). Orbax writes a checkpoint beside its place and renames it when it is whole.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
-from purinet_jax.training.step import TrainState
-from purinet_jax.weights.runs import FOLDER, on_first_device, whole_steps
+from purinet_jax.errors import InputError
+from purinet_jax.training.step import TrainState, sharding_over
+from purinet_jax.weights.runs import FOLDER, whole_steps
 
 
 def open_checkpoints(run: Path, keep: int) -> ocp.training.Checkpointer:
@@ -71,12 +74,32 @@ def has_checkpoint(run: Path) -> bool:
 def read_run(checkpointer: ocp.training.Checkpointer) -> dict[str, Any]:
     """The `run` values of the latest checkpoint."""
     assert checkpointer.latest is not None
-    return checkpointer.load_checkpointables(checkpointer.latest.step, {"run": None})["run"]
+    try:
+        return checkpointer.load_checkpointables(checkpointer.latest.step, {"run": None})["run"]
+    except Exception as error:  # as in `restore_checkpoint`
+        raise _unreadable(checkpointer, error) from error
 
 
-def restore_checkpoint(checkpointer: ocp.training.Checkpointer, state: TrainState) -> TrainState:
-    """The latest checkpoint in the place of `state`, which must be of the same network and optimiser."""
+def restore_checkpoint(
+    checkpointer: ocp.training.Checkpointer, state: TrainState, devices: Sequence[jax.Device]
+) -> TrainState:
+    """The latest checkpoint in the place of `state`, which must be of the same network and optimiser, on `devices`.
+
+    Raises InputError where it cannot be read.
+    """
     assert checkpointer.latest is not None
-    step = checkpointer.latest.step
-    loaded = checkpointer.load_checkpointables(step, {"state": on_first_device(_arrays(state))})["state"]
+    step, sharding = checkpointer.latest.step, sharding_over(devices)
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), _arrays(state))
+    try:
+        loaded = checkpointer.load_checkpointables(step, {"state": wanted})["state"]
+    except Exception as error:  # Orbax raises many kinds for a damaged folder
+        raise _unreadable(checkpointer, error) from error
     return state.replace(**loaded)  # type: ignore[attr-defined]
+
+
+def _unreadable(checkpointer: ocp.training.Checkpointer, error: Exception) -> InputError:
+    steps = [checkpoint.step for checkpoint in checkpointer.checkpoints]
+    folder = checkpointer.directory / str(steps[-1])
+    reason = next(iter(str(error).strip().splitlines()), repr(error))
+    before = f"to go on from step {steps[-2]}" if len(steps) > 1 else "to start anew"
+    return InputError(f"{folder}: not a readable checkpoint (remove the folder {before}): {reason}")

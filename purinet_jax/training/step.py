@@ -21,6 +21,7 @@ from jax.interpreters import ad
 from purinet_jax.data.superpixel_files import REGIONS
 from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
+from purinet_jax.processes import wait_for_all
 from purinet_jax.training.losses import Losses, Objective, purnet_losses, total_loss
 from purinet_jax.training.optim import parameter_group
 from purinet_jax.training.superpixels import grid_regions, slic_regions
@@ -145,8 +146,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         batch is taken in n equal parts one after the other, and their gradients are averaged.
 
     Returns:
-      The next state, and the metrics of this device: each loss term by level [levels], `loss` and `gradient_norm`.
-      Where the model has a device axis, gradients and BatchNorm statistics are averaged over it.
+      The next state, and the metrics: each loss term by level [levels], `loss` and `gradient_norm`. Where the model
+      has a device axis, gradients, BatchNorm statistics and metrics are averaged over it.
     """
     axis = averaged_over(state.model.axis_name)
     if state.accumulate == 1:
@@ -165,7 +166,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
         gradient = jax.tree.map(lambda g: g / state.accumulate, gradient)
         losses = jax.tree.map(lambda x: x.mean(0), losses)
     if axis is not None:
-        gradient = lax.pmean(gradient, axis)
+        gradient, losses = lax.pmean((gradient, losses), axis)
     updates, optimizer_state = state.optimizer.update(gradient, state.optimizer_state, state.params)
     metrics = {**losses, "loss": total_loss(losses), "gradient_norm": optax.tree.norm(gradient)}
     params = optax.apply_updates(state.params, updates)
@@ -186,10 +187,19 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 
 def place_state(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
     """`state` laid out as the pmapped step returns it, so that the first step compiles what all others use."""
-    return jax.device_put(state, _sharding(devices or jax.devices()))
+    return place(state, devices or jax.devices())
 
 
-def _sharding(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.NamedSharding:
+def place(tree: Any, devices: Sequence[jax.Device], split: bool = False) -> Any:
+    """Arrays, the same on all hosts, whole on each of `devices`, or with their leading axis split over them."""
+    sharding = sharding_over(devices, *((AXIS,) if split else ()))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    # Copied: the memory of what is donated later must be nothing else's.
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.array(x)), tree)
+
+
+def sharding_over(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.NamedSharding:
     """Arrays over `devices`: their leading axis split, with `AXIS`, or all of them on each device."""
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
@@ -209,7 +219,7 @@ def place_batches(
       Each batch's `index` [batch], which stays on the host, and all else as [devices, batch / devices, …].
     """
     devices = list(devices or jax.devices())
-    sharding = _sharding(devices, AXIS)
+    sharding = sharding_over(devices, AXIS)
     local = sum(device.process_index == jax.process_index() for device in devices)
 
     def place(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Batch]:
@@ -225,9 +235,29 @@ def place_batches(
     yield from waiting
 
 
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+def compiled_by_all(step: Step) -> Step:
+    """A pmapped step that no process of several begins before all have compiled it: those that find none to exchange
+    sums with give up after half a minute."""
+    if jax.process_count() == 1:
+        return step
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        shape = batch["image"].shape
+        if shape not in compiled:
+            compiled[shape] = step.lower(state, batch).compile()  # type: ignore[attr-defined]
+            wait_for_all(f"compiled {shape}")
+        return compiled[shape](state, batch)
+
+    return run
+
+
 def pmap_step(
     devices: Sequence[jax.Device] | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> Step:
     """`train_step` on all `devices` at once: the state has no device axis, batch and metrics lead with one.
 
     The model must have been built with `axis_name=AXIS`. The state is donated.

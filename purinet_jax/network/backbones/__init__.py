@@ -2,7 +2,8 @@
 
 One contract: a linen module whose `__call__(images, train)` takes normalised images [batch, height, width, 3] of any
 size and returns one [batch, ceil(height / stride), ceil(width / stride), channels] array per level; `strides` gives
-the levels' strides, and `pixel_mean` and `pixel_std` (RGB, for pixels in [0, 1]) the normalisation it expects.
+the levels' strides, and `pixel_mean` and `pixel_std` (RGB, for pixels in [0, 1]) the normalisation it expects. Its
+attributes `axis_name`, `dtype` and `remat` are those of `purinet_jax.network.model.PurNet`.
 """
 
 from purinet_jax.network.backbones.efficientnet_lite import EfficientNetLite

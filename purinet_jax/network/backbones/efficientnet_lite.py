@@ -4,6 +4,8 @@ TensorFlow's padding and BatchNorm epsilon.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
+from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv, rematerialised
 
 # (blocks, kernel size, stride of the first, expansion, channels) of width and depth 1, as in table 1 of the paper
 BLOCKS = (
@@ -32,13 +34,14 @@ class EfficientNetLite(nn.Module):
     Attributes:
       width: multiplies the channels, which are then rounded to multiples of 8: 1.0 in Lite0, 1.1 in Lite2.
       depth: multiplies the blocks of all rows but the first and last, rounded up: 1.0 in Lite0, 1.2 in Lite2.
-      axis_name, dtype: as in `purinet_jax.network.model.PurNet`.
+      axis_name, dtype, remat: as in `purinet_jax.network.model.PurNet`.
     """
 
     width: float = 1.0
     depth: float = 1.0
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     pixel_mean: ClassVar[tuple[float, ...]] = (127 / 255,) * 3
@@ -48,7 +51,7 @@ class EfficientNetLite(nn.Module):
     def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
         x = StridedConv(32, self.dtype, name="_conv_stem")(images)
         x = BatchNorm(1e-3, axis_name=self.axis_name, dtype=self.dtype, name="_bn0")(x, train)
-        blocks = InvertedResiduals(self.width, self.depth, self.axis_name, self.dtype, name="_blocks")
+        blocks = InvertedResiduals(self.width, self.depth, self.axis_name, self.dtype, self.remat, name="_blocks")
         return blocks(jax.nn.relu6(x), train)
 
 
@@ -59,6 +62,7 @@ class InvertedResiduals(nn.Module):
     depth: float
     axis_name: str | None
     dtype: DTypeLike
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, ...]:
@@ -68,7 +72,8 @@ class InvertedResiduals(nn.Module):
                 blocks = math.ceil(blocks * self.depth)
             for i in range(blocks):
                 block_stride = first_stride if i == 0 else 1
-                x = InvertedResidual(
+                residual = partial(
+                    InvertedResidual,
                     scaled_channels(channels, self.width),
                     expansion,
                     kernel_size,
@@ -76,7 +81,12 @@ class InvertedResiduals(nn.Module):
                     self.axis_name,
                     self.dtype,
                     name=str(number),
-                )(x, train)
+                )
+
+                def block(module: nn.Module, x: Array, residual: Callable[..., nn.Module] = residual) -> Array:
+                    return residual()(x, train)
+
+                x = rematerialised(block, self.remat)(self, x)
                 stride *= block_stride
                 number += 1
                 levels[stride] = x

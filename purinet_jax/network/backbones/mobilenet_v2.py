@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
+from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv, rematerialised
 
 # (expansion, output channels, blocks, stride of the first) as in table 2 of the paper
 BLOCKS = (
@@ -30,6 +30,7 @@ class MobileNetV2(nn.Module):
 
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     pixel_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
@@ -46,17 +47,27 @@ class MobileNetV2(nn.Module):
             for i in range(blocks):
                 prefix = f"block_{number}_" if number else "expanded_conv_"
                 block_stride = first_stride if i == 0 else 1
-                y = x
-                if expansion > 1:
-                    y = Conv(expansion * x.shape[-1], 1, use_bias=False, dtype=self.dtype, name=prefix + "expand")(y)
-                    y = jax.nn.relu6(norm(prefix + "expand_BN", y))
-                y = DepthwiseConv(3, block_stride, self.dtype, name=prefix + "depthwise")(y)
-                y = jax.nn.relu6(norm(prefix + "depthwise_BN", y))
-                y = norm(
-                    prefix + "project_BN",
-                    Conv(features, 1, use_bias=False, dtype=self.dtype, name=prefix + "project")(y),
-                )
-                x = x + y if y.shape == x.shape else y
+
+                def block(
+                    module: nn.Module,
+                    x: Array,
+                    prefix: str = prefix,
+                    expansion: int = expansion,
+                    features: int = features,
+                    stride: int = block_stride,
+                ) -> Array:
+                    y = x
+                    if expansion > 1:
+                        expanded = expansion * x.shape[-1]
+                        y = Conv(expanded, 1, use_bias=False, dtype=self.dtype, name=prefix + "expand")(y)
+                        y = jax.nn.relu6(norm(prefix + "expand_BN", y))
+                    y = DepthwiseConv(3, stride, self.dtype, name=prefix + "depthwise")(y)
+                    y = jax.nn.relu6(norm(prefix + "depthwise_BN", y))
+                    y = Conv(features, 1, use_bias=False, dtype=self.dtype, name=prefix + "project")(y)
+                    y = norm(prefix + "project_BN", y)
+                    return x + y if y.shape == x.shape else y
+
+                x = rematerialised(block, self.remat)(self, x)
                 stride *= block_stride
                 number += 1
                 levels[stride] = x

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.network.layers import BatchNorm, Conv, max_pool
+from purinet_jax.network.layers import BatchNorm, Conv, max_pool, rematerialised
 
 
 class Bottleneck(nn.Module):
@@ -73,12 +73,20 @@ class Stage(nn.Module):
     dilation: int
     axis_name: str | None
     dtype: DTypeLike
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         for i in range(self.blocks):
-            stride = self.stride if i == 0 else 1
-            x = Bottleneck(self.width, stride, self.dilation, i == 0, self.axis_name, self.dtype, name=str(i))(x, train)
+
+            def block(module: nn.Module, x: Array, i: int = i) -> Array:
+                stride = self.stride if i == 0 else 1
+                bottleneck = Bottleneck(
+                    self.width, stride, self.dilation, i == 0, self.axis_name, self.dtype, name=str(i)
+                )
+                return bottleneck(x, train)
+
+            x = rematerialised(block, self.remat)(self, x)
         return x
 
 
@@ -93,6 +101,7 @@ class ResNet50(nn.Module):
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     pixel_mean: ClassVar[tuple[float, ...]] = (0.4923, 0.4634, 0.3974)
     pixel_std: ClassVar[tuple[float, ...]] = (0.2737, 0.2659, 0.2836)
@@ -106,7 +115,11 @@ class ResNet50(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
-        levels = [Stem(self.axis_name, self.dtype, name="layer0")(images, train)]
+
+        def stem(module: nn.Module, images: Array) -> Array:
+            return Stem(self.axis_name, self.dtype, name="layer0")(images, train)
+
+        levels = [rematerialised(stem, self.remat)(self, images)]
         for i, (width, blocks) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True)):
             stage = Stage(
                 width,
@@ -115,6 +128,7 @@ class ResNet50(nn.Module):
                 self.dilations[i],
                 self.axis_name,
                 self.dtype,
+                self.remat,
                 name=f"layer{i + 1}",
             )
             levels.append(stage(levels[-1], train))

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from purinet_jax.network.layers import Conv, max_pool
+from purinet_jax.network.layers import Conv, max_pool, rematerialised
 
 
 class Features(nn.Module):
     """torchvision's `features`: thirteen 3×3 convolutions with ReLUs, numbered with the pools between them."""
 
     dtype: DTypeLike
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, ...]:
@@ -26,9 +27,19 @@ class Features(nn.Module):
                 x = max_pool(x, window=2, stride=2, padding=0)
             if block in (2, 4):
                 levels.append(x)
-            for i in range(convolutions):
-                dilation = 2 if block == 4 else 1
-                x = jax.nn.relu(Conv(width, 3, dilation=dilation, dtype=self.dtype, name=str(first + 2 * i))(x))
+
+            def row(
+                module: nn.Module,
+                x: Array,
+                width: int = width,
+                names: range = range(first, first + 2 * convolutions, 2),
+                dilation: int = 2 if block == 4 else 1,
+            ) -> Array:
+                for name in names:
+                    x = jax.nn.relu(Conv(width, 3, dilation=dilation, dtype=self.dtype, name=str(name))(x))
+                return x
+
+            x = rematerialised(row, self.remat)(self, x)
             if block >= 2:
                 levels.append(x)
         return tuple(levels)
@@ -43,6 +54,7 @@ class VGG16(nn.Module):
 
     axis_name: str | None = None  # no BatchNorm here: taken so that all extractors are built alike
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     strides: ClassVar[tuple[int, ...]] = (4, 4, 8, 16, 16)
     pixel_mean: ClassVar[tuple[float, ...]] = (0.4923, 0.4634, 0.3974)
@@ -51,4 +63,4 @@ class VGG16(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
         del train
-        return Features(self.dtype, name="features")(images)
+        return Features(self.dtype, self.remat, name="features")(images)

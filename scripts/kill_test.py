@@ -1,0 +1,142 @@
+"""Kills a training run again and again, at moments drawn by a seed, and shows that nothing is lost.
+
+    python scripts/kill_test.py OUTPUT --kills 50 --seed 0
+
+The configuration tiny trains on generated pictures, once without interruption and once killed (SIGKILL) at random
+moments: while it starts, in its steps, while it saves. After each kill every checkpoint must be readable and the run is
+started again. The parameters of both must be the same to the last bit. Prints JSON; exit code 1 where they are not.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, seed: int) -> dict[str, object]:
+    """Runs a command that trains in `output`, kills it `kills` times, lets it end, and compares.
+
+    Args:
+      command: started again after each kill; the folder that it trains in follows it as its last word.
+      output: that folder.
+      expected: the folder of the same run, not interrupted.
+      kills: how many times it is killed.
+      seed: the moments follow from it, as far as the machine's speed lets them.
+
+    Returns:
+      JSON values: in which stage each kill came, and how many bits of the parameters differ (none may).
+    """
+    generator = random.Random(seed)
+    stages = []
+    steps = sorted(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
+    last = steps[-1]
+    for number in range(kills):
+        process = subprocess.Popen([*command, str(output)], stderr=subprocess.PIPE, text=True)
+        try:
+            stages.append(_kill(process, output, generator, last * (number + 1) // (kills + 1)))
+        finally:
+            process.kill()
+            _, said = process.communicate()
+        if process.returncode > 0:
+            raise SystemExit(f"kill {number}: the run ended with code {process.returncode}: {said}")
+        _check_readable(output)
+    done = subprocess.run([*command, str(output)], stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"the run did not end well: {done.stderr}")
+    ours, theirs = _parameters(output, last), _parameters(expected, last)
+    same = ours.keys() == theirs.keys()
+    different = [name for name in theirs if not same or ours[name].tobytes() != theirs[name].tobytes()]
+    return {"seed": seed, "kills": kills, "stages": stages, "tensors": len(theirs), "different": different}
+
+
+def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Random, step: int) -> str:
+    """Kills it in a stage drawn at random; what the run has come to by then is waited for up to five minutes."""
+    stage = generator.choice(("starting", "stepping", "saving"))
+    limit = time.monotonic() + 300
+    folder, log = output / "checkpoints", output / "log.jsonl"
+
+    def reached() -> bool:
+        if stage == "saving":  # a checkpoint that is not whole yet
+            return any("tmp" in child.name for child in _children(folder))
+        lines = log.read_bytes().splitlines() if log.exists() else []
+        return bool(lines) and _step(lines[-1]) > step
+
+    if stage == "starting":
+        time.sleep(generator.uniform(0.0, 6.0))
+    else:
+        while process.poll() is None and time.monotonic() < limit and not reached():
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0.0, 0.05))
+    ended = process.poll() is not None
+    process.kill()
+    return "ended before" if ended else stage
+
+
+def _step(line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:  # half a line
+        return -1
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _check_readable(output: Path) -> None:
+    """Loads every checkpoint that has its final name."""
+    for child in _children(output / "checkpoints"):
+        if child.name.isdigit():
+            _parameters(output, int(child.name))
+
+
+def _parameters(run: Path, step: int) -> dict[str, np.ndarray]:
+    import jax
+
+    from purinet_jax.weights.runs import load_checkpoint
+
+    variables, _ = load_checkpoint(run / "checkpoints" / str(step))
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(variables)}
+
+
+def main() -> int:
+    """The script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    from purinet_jax.data import write_synthetic
+
+    data = write_synthetic(arguments.output / "data", 24, size=(48, 64), seed=0)
+    settings = {
+        "steps": 200,
+        "batch_size": 2,
+        "model.channels": 4,
+        "data.size": 32,
+        "loop.log_every": 1,
+        "loop.checkpoint_every": 3,
+        "loop.panel_every": 0,
+    }
+    command = ["purinet", "train", "--config", "tiny", "--data", str(data), "--quiet"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()] + ["-o"]
+    subprocess.run([*command, str(arguments.output / "whole")], check=True)
+    result = kill_test(
+        command, arguments.output / "killed", arguments.output / "whole", arguments.kills, arguments.seed
+    )
+    print(json.dumps(result, indent=2))
+    return 1 if result["different"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
