@@ -26,7 +26,6 @@ from jax import Array
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 from ml_collections import ConfigDict
 
-from purinet_jax.configs import base
 from purinet_jax.data import (
     Pairs,
     bad_pairs,
@@ -45,7 +44,7 @@ from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import PurNet, build_model, model_config, named_attentions, without_device_axis
 from purinet_jax.processes import check_same, from_all, is_first
-from purinet_jax.training import checkpoints
+from purinet_jax.training import checkpoints, configurations
 from purinet_jax.training.losses import Losses, Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.panels import panel
@@ -217,8 +216,8 @@ def train(
         with batches, profiler, _Log(output if first else None, config, model, start, progress) as log:
             placed = place_batches(batches, devices)
             if config.loop.validate_first and validation_pairs is not None and not start and not validated:
-                mae = _validate(state, validation_pairs, config, log, watchdog, validated)
-                checkpoints.save_checkpoint(checkpointer, state, {**run, "validated": [*validated]}, mae)
+                at_first = _validate(state, validation_pairs, config, log, watchdog, validated)
+                checkpoints.save_checkpoint(checkpointer, state, {**run, "validated": [*validated]}, at_first)
                 saved = 0
             for number in range(start, end):
                 done = number + 1
@@ -364,9 +363,10 @@ def _check_resumable(config: ConfigDict, output: Path) -> None:
     saved = output / "config.json"
     if not saved.exists():
         return
+    base = configurations.load_config(str(configurations.FOLDER / "base.py"))
     ours, theirs, default = (
         traverse_util.flatten_dict(json.loads(text), sep=".")
-        for text in (json.dumps(config.to_dict()), saved.read_text(), json.dumps(base.get_config().to_dict()))
+        for text in (json.dumps(config.to_dict()), saved.read_text(), json.dumps(base.to_dict()))
     )
     # A run of a version that did not know a setting yet had what is the default now.
     theirs = {key: default[key] for key in ours.keys() & default.keys()} | theirs
