@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from purinet_jax.benchmarks.machine import describe_machine
+from purinet_jax.benchmarks.machine import describe_machine, in_process
 from purinet_jax.data.synthetic import draw_example
+from purinet_jax.prediction.pictures import Kind
 
-_KINDS = ("map", "mask", "cutout")
+_KINDS: tuple[Kind, ...] = ("map", "mask", "cutout")
 _COMMAND = (sys.executable, "-m", "purinet_jax.commands.main")
 # Grey levels by which answers of a batch may differ, since its numbers are rounded otherwise.
 _ROUNDING = 2
@@ -76,7 +77,7 @@ def benchmark_serve(
     with tempfile.TemporaryDirectory() as scratch:
         photographs = _write_photographs(Path(scratch) / "photographs")
         print("predicting what is right …", file=sys.stderr, flush=True)
-        right = {kind: _predict(Path(scratch), kind, size) for kind in _KINDS}
+        right = in_process(_predict, Path(scratch), size)
         print("starting the server …", file=sys.stderr, flush=True)
         server, port = _start(size)
         try:
@@ -105,13 +106,19 @@ def _write_photographs(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def _predict(scratch: Path, kind: str, size: int) -> dict[str, bytes]:
-    """What `purinet predict` writes for each photograph, by the photograph's name."""
-    command = [*_COMMAND, "predict", str(scratch / "photographs"), "--output-kind", kind, "-o", str(scratch / kind)]
-    subprocess.run([*command, "--size", str(size), "--quiet"], check=True)
-    return {
-        file.name: (scratch / kind / f"{file.stem}.png").read_bytes() for file in (scratch / "photographs").iterdir()
-    }
+def _predict(scratch: Path, size: int) -> dict[str, dict[str, bytes]]:
+    """What `purinet predict` writes for each photograph, by kind and the photograph's name."""
+    from purinet_jax.prediction.files import plan, predict_files
+    from purinet_jax.prediction.pictures import Style
+    from purinet_jax.prediction.predict import load
+
+    predictor = load(size=size)
+    written: dict[str, dict[str, bytes]] = {}
+    for kind in _KINDS:
+        jobs = plan([scratch / "photographs"], scratch / kind, kind=kind)
+        results = list(predict_files(predictor, jobs, Style(kind)))
+        written[kind] = {result.job.source.name: result.job.output.read_bytes() for result in results}
+    return written
 
 
 def _start(size: int) -> tuple[subprocess.Popen[str], int]:
@@ -216,38 +223,30 @@ def _hostilities(photograph: bytes) -> dict[str, _Hostile]:
 
 def _attack(port: int, sort: str, hostile: _Hostile) -> _Outcome:
     begin = time.perf_counter()
-    status = 0
+    status = busy = 0
     if hostile.sent is not None:
         with socket.create_connection(("127.0.0.1", port), _PATIENCE) as client:
             head = f"POST /v1/map HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(hostile.body)}\r\n\r\n"
             client.sendall(head.encode() + hostile.body[: hostile.sent])
     else:
         try:
-            status, _, _ = _post(port, "/v1/map", hostile.body, hostile.headers)
+            status, busy, _ = _post_until_served(port, "/v1/map", hostile.body, hostile.headers)
         except TimeoutError:
             return _Outcome(sort, "lost", time.perf_counter() - begin, 0)
         except (OSError, http.client.HTTPException):
             pass
     verdict = "right" if status in hostile.statuses else "wrong" if status else "lost"
-    return _Outcome(sort, verdict, time.perf_counter() - begin, 0)
+    return _Outcome(sort, verdict, time.perf_counter() - begin, busy)
 
 
 def _ask(port: int, kind: str, photograph: bytes, right: bytes) -> _Outcome:
     begin = time.perf_counter()
-    busy = 0
     try:
-        while True:
-            status, again, body = _post(port, f"/v1/{kind}", photograph, {})
-            if status not in (429, 503):
-                break
-            busy += 1
-            time.sleep(again)
+        status, busy, body = _post_until_served(port, f"/v1/{kind}", photograph, {})
     except (OSError, http.client.HTTPException):
-        return _Outcome("picture", "lost", time.perf_counter() - begin, busy)
+        return _Outcome("picture", "lost", time.perf_counter() - begin, 0)
     seconds = time.perf_counter() - begin
-    if status != 200:
-        return _Outcome("picture", "wrong", seconds, busy)
-    return _Outcome("picture", _compare(body, right), seconds, busy)
+    return _Outcome("picture", _compare(body, right) if status == 200 else "wrong", seconds, busy)
 
 
 def _compare(body: bytes, right: bytes) -> str:
@@ -260,15 +259,21 @@ def _compare(body: bytes, right: bytes) -> str:
     return "rounded" if differences.max() <= _ROUNDING else "wrong"
 
 
-def _post(port: int, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, float, bytes]:
-    """Status, the seconds after which to ask again, and the answer's body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
-    try:
-        connection.request("POST", path, body, headers)
-        response = connection.getresponse()
-        return response.status, float(response.headers.get("Retry-After", 0)), response.read()
-    finally:
-        connection.close()
+def _post_until_served(port: int, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, int, bytes]:
+    """The last answer's status, how many before it asked to come again, and its body."""
+    busy = 0
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+        try:
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            answer = response.read()
+        finally:
+            connection.close()
+        if response.status not in (429, 503):
+            return response.status, busy, answer
+        busy += 1
+        time.sleep(float(response.headers.get("Retry-After", 1)))
 
 
 def _get(port: int, path: str) -> tuple[int, bytes]:

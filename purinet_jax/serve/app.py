@@ -450,15 +450,18 @@ class _Service:
         if declared.isdecimal() and int(declared) > most:
             raise _too_large(self._limits.bytes)
         parts: list[bytes] = []
-        while not upload.ended:
-            part = await upload.receive()
-            place.hold(len(part))
-            if place.held > most:
-                raise _too_large(self._limits.bytes)
-            if sum(other.held for other in self._places) > _LARGEST_HELD * most:
-                raise self._busy("too many large uploads at once")
-            parts.append(part)
-        return b"".join(parts)
+        try:
+            while not upload.ended:
+                part = await upload.receive()
+                place.hold(len(part))
+                if place.held > most:
+                    raise _too_large(self._limits.bytes)
+                if sum(other.held for other in self._places) > _LARGEST_HELD * most:
+                    raise self._busy("too many large uploads at once")
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            parts.clear()  # a refusal's traceback would keep them for as long as its client still sends
 
 
 def _too_large(limit: int) -> Refusal:
