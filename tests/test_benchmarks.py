@@ -1,5 +1,6 @@
 """`purinet benchmark`: a small one."""
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from purinet_jax.benchmarks.metrics import benchmark_metrics
 from purinet_jax.benchmarks.predict import benchmark_predict
 from purinet_jax.benchmarks.serve import benchmark_serve
 from purinet_jax.data import write_synthetic
+from purinet_jax.errors import InputError
 from purinet_jax.network.model import EXTRACTORS
 
 
@@ -33,9 +35,30 @@ def test_benchmark_measures_time_memory_and_machine(monkeypatch: pytest.MonkeyPa
         assert 0 < result[name]["minimum_ms"] <= result[name]["median_ms"]
         assert result[name]["peak_memory_mib"] > 50
     assert result["train_step"]["median_ms"] > result["level1_inference"]["median_ms"]
+    assert 0 < result["level1_inference"]["gflop"] < result["all_maps_inference"]["gflop"]
+    assert result["all_maps_inference"]["gflop"] < result["train_step"]["gflop"]
+    assert 0 < result["train_step"]["of_matrix_product"] < 1
     assert result["settings"] == settings
-    assert result["machine"]["cores"] >= 1
+    assert 1 <= result["machine"]["threads"] <= result["machine"]["cores"]
     assert (result["yardstick"] is None) == ("yardsticks" not in result["train_step"])
+
+
+def test_results_are_compared_with_earlier_ones_of_the_same_settings(tmp_path: Path) -> None:
+    settings = {"backbone": "resnet50", "size": 320, "repeats": 3}
+    measured = {"median_ms": 200.0, "peak_memory_mib": 100}
+    before = {"settings": {**settings, "repeats": 7}, **dict.fromkeys(network.MEASUREMENTS, measured)}
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    assert network.earlier_result(tmp_path / "before.json", settings) == before
+    after = {**before, "train_step": {"median_ms": 150.0, "peak_memory_mib": 50}}
+    lines = [line.split() for line in network.compared(before, after).splitlines()]
+    assert ["train_step", "200.0", "150.0", "0.750", "median_ms"] in lines
+    assert ["train_step", "100", "50", "0.500", "peak_memory_mib"] in lines
+    assert ["level1_inference", "200.0", "200.0", "1.000", "median_ms"] in lines
+    with pytest.raises(InputError, match="measured with"):
+        network.earlier_result(tmp_path / "before.json", {**settings, "size": 224})
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(InputError, match=r"other\.json: not a result"):
+        network.earlier_result(tmp_path / "other.json", settings)
 
 
 @pytest.mark.slow

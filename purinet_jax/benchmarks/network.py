@@ -4,18 +4,41 @@ Each is measured in a process of its own, so that its peak memory is its own. Wh
 convolutions is timed in turn with every run as a yardstick: the ratio to it holds when the machine's speed drifts.
 """
 
+import dataclasses
 import importlib.util
+import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from purinet_jax.benchmarks.machine import describe_machine, in_process, milliseconds, peak_memory
+from purinet_jax.benchmarks.machine import (
+    describe_machine,
+    in_process,
+    matrix_product_gflops,
+    milliseconds,
+    peak_memory,
+)
+from purinet_jax.errors import InputError
 from purinet_jax.memory import keep_freed_memory
 from purinet_jax.training.losses import Objective
 
+MEASUREMENTS = ("level1_inference", "all_maps_inference", "train_step")
 YARDSTICK = "torch.nn.functional.conv2d, 3×3, 128→128, 80×80, batch 1, float32, 2 threads"
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program that can be called again and again, and its operations in one call (a multiply-add is two),
+    as XLA counts them in what it compiled, or `None` where it does not."""
+
+    call: Callable[[], None]
+    operations: float | None
+
+    def __call__(self) -> None:
+        self.call()
 
 
 def benchmark_network(
@@ -33,7 +56,9 @@ def benchmark_network(
 
     Returns:
       JSON values: for each measurement the median and minimum in milliseconds, compilation in seconds, peak memory
-      in MiB, and, with torch, `yardsticks`, the median of the ratios to the yardstick timed just before.
+      in MiB, the operations of one run in 10⁹ (`gflop`) and their share of what a large float32 matrix product reaches
+      just after (`of_matrix_product`), and, with torch, `yardsticks`, the median of the ratios to the yardstick timed
+      just before.
     """
     settings = {
         "backbone": backbone,
@@ -44,7 +69,7 @@ def benchmark_network(
         "repeats": repeats,
     }
     results: dict[str, Any] = {}
-    for name in ("level1_inference", "all_maps_inference", "train_step"):
+    for name in MEASUREMENTS:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         results[name] = in_process(_measure, name, settings)
     machine = results["train_step"].pop("machine")
@@ -64,12 +89,12 @@ def _measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """One measurement, in a fresh process."""
     import jax
 
+    start = time.perf_counter()
     if name == "train_step":
         keep_freed_memory()  # as `purinet train` does
         run = repeatable_train_step(settings, Objective())
     else:
         run = _inference(settings, name == "all_maps_inference")
-    start = time.perf_counter()
     run()
     compile_seconds = time.perf_counter() - start
     run()
@@ -88,6 +113,13 @@ def _measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         **peak_memory(jax.devices()[0]),
         "machine": {**describe_machine(), "device": jax.devices()[0].device_kind, "jax": jax.__version__},
     }
+    if run.operations is not None:
+        ceiling = matrix_product_gflops()
+        result |= {
+            "gflop": round(run.operations / 1e9, 4),
+            "of_matrix_product": round(run.operations / (statistics.median(times) * 1e6) / ceiling, 6),
+            "matrix_product_gflops": round(ceiling, 1),
+        }
     if ratios:
         result |= {
             "yardsticks": round(statistics.median(ratios), 1),
@@ -108,7 +140,12 @@ def _variables(settings: dict[str, Any]) -> Any:
     return jax.tree.map(lambda x: 0.01 * jnp.ones(x.shape, x.dtype), dict(shapes))
 
 
-def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
+def _program(call: Callable[[], None], compiled: Any) -> Program:
+    counted = compiled.cost_analysis() or {}
+    return Program(call, counted.get("flops"))
+
+
+def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
     import jax
     import jax.numpy as jnp
 
@@ -121,16 +158,15 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Callable[[], None]:
     )
     variables = jax.device_put(fold_batchnorm(model, _variables(settings)))  # as for predicting
     images = jnp.full((1, settings["size"], settings["size"], 3), 128, jnp.uint8)
-    apply = jax.jit(model.apply)
+    if all_maps:
+        images = images.astype(jnp.float32)
+        compiled = jax.jit(model.apply).lower(variables, images).compile()
+    else:
+        compiled = saliency_maps.lower(model, variables, images).compile()
+    return _program(lambda: jax.block_until_ready(compiled(variables, images)), compiled)
 
-    def run() -> None:
-        result = apply(variables, images.astype(jnp.float32)) if all_maps else saliency_maps(model, variables, images)
-        jax.block_until_ready(result)
 
-    return run
-
-
-def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Callable[[], None]:
+def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Program:
     """A call that takes one train step of the whole network (SGD) on random images, each from the state before.
 
     Args:
@@ -154,7 +190,6 @@ def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Cal
     )
     state = create_state(model, _variables(settings), make_optimizer(OptimizerConfig(), 1000), objective)
     state = place_state(state, device)
-    step = pmap_step(device)
     count, size = settings["batch_size"], settings["size"]
     rng = np.random.default_rng(0)
     batch: Any = {
@@ -164,12 +199,45 @@ def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Cal
     if objective.structural == "region" and objective.superpixels == "stored":
         batch["superpixels"] = np.array(np.broadcast_to(grid_regions(size, size), (1, count, size, size)))
 
+    step = pmap_step(device).lower(state, batch).compile()
+
     def run() -> None:
         nonlocal state
         state, metrics = step(state, batch)
         jax.block_until_ready((state, metrics))
 
-    return run
+    return _program(run, step)
+
+
+def earlier_result(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What `benchmark_network` gave before, as `purinet benchmark` printed it into a file.
+
+    Raises:
+      InputError: the file is not such a result, or one of other settings (the number of repeats may differ).
+    """
+    try:
+        result: dict[str, Any] = json.loads(path.read_text())
+        theirs = {**result["settings"], "repeats": settings["repeats"]}
+        measured = [result[name]["median_ms"] for name in MEASUREMENTS]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a result of the network's benchmark ({error})") from error
+    if theirs != settings or not all(measured):
+        raise InputError(f"{path}: measured with {theirs}, not with {settings}")
+    return result
+
+
+def compared(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A table of two results of `benchmark_network`, one line a measurement: before, after and their ratio.
+
+    Yardsticks are compared where both have them, since they hold when the machine's speed differs, else milliseconds.
+    """
+    lines = [f"{'':<20} {'before':>10} {'after':>10} {'ratio':>7}"]
+    for name in MEASUREMENTS:
+        unit = "yardsticks" if "yardsticks" in before[name] and "yardsticks" in after[name] else "median_ms"
+        for key in (unit, "peak_memory_mib"):
+            old, new = before[name][key], after[name][key]
+            lines.append(f"{name:<20} {old:>10} {new:>10} {new / old:>7.3f}  {key}")
+    return "\n".join(lines)
 
 
 def _yardstick() -> Callable[[], None] | None:

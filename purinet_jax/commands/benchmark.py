@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from purinet_jax.commands.arguments import add_require, positive, say_devices
@@ -10,6 +11,7 @@ SUMMARY = "Measure speed and memory; prints JSON."
 EXAMPLES = """examples:
   purinet benchmark
   purinet benchmark --backbone mobilenet_v2 --size 224 --repeats 20 > benchmark.json
+  purinet benchmark --backbone mobilenet_v2 --size 224 --repeats 20 --compare benchmark.json
   purinet benchmark --data DUTS-TR.zip
   purinet benchmark --superpixels DUTS-TR.zip
   purinet benchmark --metrics
@@ -61,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=positive,
         help="images measured on (default: 100 superpixels, 960 data, 20 metrics, 300 predict, 2000 serve)",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="FILE.json",
+        help="an earlier result of the network's benchmark: a table of before and after follows on standard error",
     )
     add_require(parser)
 
@@ -114,8 +122,12 @@ def run(arguments: argparse.Namespace) -> int:
         network = {name: settings[name] for name in ("backbone", "channels", "dtype", "repeats")}
         result = benchmark_scaling(**network)
     else:
-        from purinet_jax.benchmarks.network import benchmark_network
+        from purinet_jax.benchmarks.network import benchmark_network, compared, earlier_result
 
+        # Read first: a file that cannot be used is said before minutes of measuring.
+        before = None if arguments.compare is None else earlier_result(arguments.compare, settings)
         result = benchmark_network(**settings)
+        if before is not None:
+            print(compared(before, result), file=sys.stderr)
     print(json.dumps(result, indent=2))
     return 0
