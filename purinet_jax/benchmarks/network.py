@@ -199,7 +199,8 @@ def repeatable_train_step(settings: dict[str, Any], objective: Objective) -> Pro
     if objective.structural == "region" and objective.superpixels == "stored":
         batch["superpixels"] = np.array(np.broadcast_to(grid_regions(size, size), (1, count, size, size)))
 
-    step = pmap_step(device).lower(state, batch).compile()
+    pmapped: Any = pmap_step(device)
+    step = pmapped.lower(state, batch).compile()
 
     def run() -> None:
         nonlocal state
