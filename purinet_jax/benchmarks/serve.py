@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zlib
 from collections import Counter
@@ -79,7 +78,7 @@ def benchmark_serve(
         print("predicting what is right …", file=sys.stderr, flush=True)
         right = in_process(_predict, Path(scratch), size)
         print("starting the server …", file=sys.stderr, flush=True)
-        server, port = _start(size)
+        server, port = _start(Path(scratch) / "log", size)
         try:
             print(f"{requests:,} requests by {clients} clients …", file=sys.stderr, flush=True)
             result = _load(port, photographs, right, requests, clients, hostile)
@@ -121,16 +120,16 @@ def _predict(scratch: Path, size: int) -> dict[str, dict[str, bytes]]:
     return written
 
 
-def _start(size: int) -> tuple[subprocess.Popen[str], int]:
+def _start(log: Path, size: int) -> tuple[subprocess.Popen[bytes], int]:
     """A server on any free port of the loopback, ready for requests, and the port."""
     command = [*_COMMAND, "serve", "--port", "0", "--size", str(size)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    for line in server.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
-            threading.Thread(target=server.stderr.read, daemon=True).start()  # lest it waits for its reader
+    with log.open("wb") as file:
+        server = subprocess.Popen(command, stderr=file)
+    while server.poll() is None:
+        if found := re.search(r"http://127\.0\.0\.1:(\d+)", log.read_text()):
             return server, int(found[1])
-    raise subprocess.CalledProcessError(server.wait(), command)
+        time.sleep(0.05)
+    raise subprocess.CalledProcessError(server.returncode, command, stderr=log.read_text())
 
 
 def _load(
