@@ -1,0 +1,75 @@
+"""Times networks in JAX and, exported, in onnxruntime, in turn in one process; prints a line of JSON for each.
+
+    python scripts/time_exported.py --size 320 stage3.pth
+
+Without weights, the package's own. Milliseconds for one image, the median of the runs: of the clock, and of the
+processor over all threads, which counts on a machine that others use too.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnxruntime
+
+from purinet_jax.export import export_onnx, export_stablehlo
+from purinet_jax.network import saliency_maps
+from purinet_jax.prediction import Predictor, load
+
+
+def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, Any]:
+    """JSON values: sizes of the exported files in bytes, milliseconds of each, and the largest difference of maps.
+
+    Args:
+      predictor: the network.
+      repeats: timed runs of each.
+      threads: that onnxruntime computes with.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting is no work
+    exported = export_onnx(predictor)
+    session = onnxruntime.InferenceSession(exported, options)
+    backbone = predictor.model.backbone
+    square = np.random.default_rng(0).integers(0, 256, (1, predictor.size, predictor.size, 3), np.uint8)
+    normalised = (square.astype(np.float32) / 255 - np.float32(backbone.pixel_mean)) / np.float32(backbone.pixel_std)
+    inputs = {"image": np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))}
+    trained = jax.device_put(predictor.variables)
+    runs: dict[str, Callable[[], np.ndarray]] = {
+        "jax": lambda: np.asarray(saliency_maps(predictor.model, predictor.folded, square)),
+        "jax_with_batchnorm": lambda: np.asarray(saliency_maps(predictor.model, trained, square)),
+        "onnxruntime": lambda: session.run(None, inputs)[0][:, 0],
+    }
+    answers = {name: [run(), run()][0] for name, run in runs.items()}
+    clock: dict[str, list[float]] = {name: [] for name in runs}
+    processor: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter(), time.process_time()
+            run()
+            clock[name].append(1000 * (time.perf_counter() - start[0]))
+            processor[name].append(1000 * (time.process_time() - start[1]))
+    return {
+        "size": predictor.size,
+        "onnx_bytes": len(exported),
+        "stablehlo_bytes": len(export_stablehlo(predictor)),
+        "clock_ms": {name: round(statistics.median(times), 1) for name, times in clock.items()},
+        "processor_ms": {name: round(statistics.median(times), 1) for name, times in processor.items()},
+        "largest_difference": {name: float(np.abs(answers[name] - answers["jax"]).max()) for name in runs},
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", nargs="*", type=Path, help="runs' folders or files (default: the package's)")
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--repeats", type=int, default=20)
+    arguments = parser.parse_args()
+    for path in arguments.weights or [None]:
+        print(json.dumps({"weights": path and path.name, **compare(load(path, arguments.size), arguments.repeats)}))
