@@ -256,7 +256,7 @@ def train(
         checkpointer.wait()
         if saved is not None:
             logger.info("saved step %d in %s", saved, output)
-        if _out_of_patience(validated, config.loop.patience):
+        if int(state.step) < config.steps and _out_of_patience(validated, config.loop.patience):
             best, mae = min(validated, key=lambda entry: entry[1])
             logger.info("ended early: the validation MAE has not fallen below the %.4f of step %d", mae, best)
     return state
