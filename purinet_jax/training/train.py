@@ -139,20 +139,24 @@ def train(
         raise InputError(f"{validation}: config.data.holdout = {config.data.holdout} already names what to validate on")
     validation_pairs = None if validation is None else open_pairs(validation)
     resuming = checkpoints.has_checkpoint(output)
+    several = jax.process_count() > 1
+    if several:  # each reads its own copy of what all must have the same
+        check_same(
+            {
+                "the configuration": json.dumps(config.to_dict(), sort_keys=True),
+                str(data): pairs.fingerprint,
+                f"{output}: its checkpoints": str(resuming),
+            }
+        )
     if resuming:
         variables = _zeros(config)
     else:
         # Files that were read whole before the first step need not be read again to go on.
         bad = _bad_pairs(pairs, skip_bad, progress)
         variables = _initial_variables(config, init, partial)
-    check_same(
-        {
-            "config": json.dumps(config.to_dict(), sort_keys=True),
-            str(data): pairs.fingerprint,
-            f"{output}: checkpoints": str(resuming),
-            "variables": b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables)),
-        }
-    )
+    if several:
+        drawn_or_read = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables))
+        check_same({"the variables before the first step": drawn_or_read})
 
     stop = _StopRequest()
     first = is_first()
