@@ -63,7 +63,6 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
                 coordinator_bind_address=bind,
                 initialization_timeout=max(timeout, 300),
                 heartbeat_timeout_seconds=timeout,
-                shutdown_timeout_seconds=timeout,
             )
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
