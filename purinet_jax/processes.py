@@ -8,6 +8,7 @@ line in the place of it (`python -m purinet_jax.processes`).
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from purinet_jax.errors import InputError
 _WORDS, _READ = "purinet_jax/last_words", "purinet_jax/read"
 # What the filter of stderr is told when this process has said itself why it ends.
 _SAID = b"\0said\n"
+_waits = itertools.count()
 # Seconds that are left to the others to read why this process ends.
 _PATIENCE = 10.0
 
@@ -61,7 +63,6 @@ def joined(coordinator: str | None, processes: int | None, process: int | None, 
                 coordinator_bind_address=bind,
                 initialization_timeout=max(timeout, 300),
                 heartbeat_timeout_seconds=timeout,
-                shutdown_timeout_seconds=timeout,
             )
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -81,22 +82,19 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(reason: str) -> None:
-    """Returns once all processes have called it for the same reason, each reason once, or raises after half an hour."""
+def wait_for_all() -> None:
+    """Returns once all processes have called it, as often as this one has, or raises after half an hour."""
     client = _client()
     if client is not None:
-        client.wait_at_barrier(f"purinet_jax/{reason}", 1_800_000)
+        client.wait_at_barrier(f"purinet_jax/waiting/{next(_waits)}", 1_800_000)
 
 
 def check_same(values: Mapping[str, str | bytes]) -> None:
     """Raises InputError, in all processes, where one of the named values differs between them."""
-    import jax
     import numpy as np
     from jax.experimental import multihost_utils
 
-    if jax.process_count() == 1:
-        return
-    wait_for_all("checking that all mean the same")
+    wait_for_all()
     digests = [
         hashlib.sha256(value.encode() if isinstance(value, str) else value).digest() for value in values.values()
     ]

@@ -128,7 +128,17 @@ def main() -> int:
         "loop.checkpoint_every": 3,
         "loop.panel_every": 0,
     }
-    command = ["purinet", "train", "--config", "tiny", "--data", str(data), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "purinet_jax.commands.main",
+        "train",
+        "--config",
+        "tiny",
+        "--data",
+        str(data),
+        "--quiet",
+    ]
     command += [f"--config.{key}={value}" for key, value in settings.items()] + ["-o"]
     subprocess.run([*command, str(arguments.output / "whole")], check=True)
     result = kill_test(

@@ -249,7 +249,7 @@ def compiled_by_all(step: Step) -> Step:
         shape = batch["image"].shape
         if shape not in compiled:
             compiled[shape] = step.lower(state, batch).compile()  # type: ignore[attr-defined]
-            wait_for_all(f"compiled {shape}")
+            wait_for_all()
         return compiled[shape](state, batch)
 
     return run

@@ -146,6 +146,15 @@ def train(
         raise InputError(f"config.loop.patience: {config.loop.patience}, but there are no pairs to validate on")
     validation_pairs = None if validation is None else open_pairs(validation)
     resuming = checkpoints.has_checkpoint(output)
+    several = jax.process_count() > 1
+    if several:  # each reads its own copy of what all must have the same
+        check_same(
+            {
+                "the configuration": json.dumps(config.to_dict(), sort_keys=True),
+                str(data): pairs.fingerprint,
+                f"{output}: its checkpoints": str(resuming),
+            }
+        )
     if resuming:
         variables = _zeros(config)
     else:
@@ -154,14 +163,9 @@ def train(
         if config.data.holdout:
             pairs.subset(range(len(pairs) - len(bad))).hold_out(config.data.holdout, config.seed)
         variables = _initial_variables(config, init, partial)
-    check_same(
-        {
-            "config": json.dumps(config.to_dict(), sort_keys=True),
-            str(data): pairs.fingerprint,
-            f"{output}: checkpoints": str(resuming),
-            "variables": b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables)),
-        }
-    )
+    if several:
+        drawn_or_read = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables))
+        check_same({"the variables before the first step": drawn_or_read})
 
     stop = _StopRequest()
     first = is_first()
