@@ -23,7 +23,7 @@ from test_train import STAGE_1, assert_same_variables, made_small, tiny_config
 from purinet_jax.commands.main import main
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.training import train, watchdog
+from purinet_jax.training import endings, initial, reports, train, watchdog
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.watchdog import Watchdog
 from purinet_jax.weights.convert import save_variables
@@ -47,14 +47,14 @@ def config(**settings: Any) -> ConfigDict:
 
 def after_step(monkeypatch: pytest.MonkeyPatch, wanted: int, happens: Callable[[], object]) -> None:
     """Something happens once a step has been taken."""
-    metrics = train._Log.metrics
+    metrics = reports.RunLog.metrics
 
     def and_then(self: Any, step: int, *rest: Any) -> None:
         metrics(self, step, *rest)
         if step == wanted:
             happens()
 
-    monkeypatch.setattr(train._Log, "metrics", and_then)
+    monkeypatch.setattr(reports.RunLog, "metrics", and_then)
 
 
 def assert_whole(run: Path, step: int) -> None:
@@ -90,7 +90,7 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     run = small_disk / "run"
     with monkeypatch.context() as patch:
         after_step(patch, 3, lambda: fill(small_disk, run / "checkpoints" / "2" / "state"))
-        with pytest.raises(train.RunEnded) as raised:
+        with pytest.raises(endings.RunEnded) as raised:
             train.train(config(), data, run, progress=False)
     message = str(raised.value)
     assert message.startswith(f"{run}: step ")
@@ -150,11 +150,11 @@ def test_an_output_folder_that_cannot_be_written_to_is_named(data: Path) -> None
 )
 def test_what_the_system_and_the_devices_raise_is_put_into_one_line(error: Exception, said: str) -> None:
     def run() -> None:
-        with train._failures_in_words(Path("run")) as doing:
+        with endings.failures_in_words(Path("run")) as doing:
             doing("step 3")
             raise error
 
-    with pytest.raises(train.RunEnded) as raised:
+    with pytest.raises(endings.RunEnded) as raised:
         run()
     assert str(raised.value) == f"run: step 3: {said}; there is no checkpoint yet"
 
@@ -208,14 +208,14 @@ def test_two_runs_are_the_same_to_the_last_bit_though_one_of_them_is_traced(data
 def test_of_weights_that_do_not_fit_what_fits_is_taken_only_when_asked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = train._initial_variables(config(), None)
+    source = initial.initial_variables(config(), None)
     file = tmp_path / "weights.safetensors"
     save_variables(file, source, config().model.to_dict())
     wider = config(**{"model.channels": 10})
     with pytest.raises(InputError, match=r"is \(.*8.*\), the configured network's is \(.*10.*\)$"):
-        train._initial_variables(wider, file)
+        initial.initial_variables(wider, file)
     caplog.set_level(logging.WARNING)
-    variables = train._initial_variables(wider, file, partial=True)
+    variables = initial.initial_variables(wider, file, partial=True)
     for tree in ("params", "batch_stats"):
         for value, reference in zip(
             jax.tree.leaves(variables[tree]["backbone"]), jax.tree.leaves(source[tree]["backbone"]), strict=True

@@ -15,7 +15,7 @@ from tiny import tiny_model, tiny_variables
 from purinet_jax.data import write_synthetic
 from purinet_jax.network.model import model_config
 from purinet_jax.prediction.predict import load
-from purinet_jax.training import train
+from purinet_jax.training import endings, initial, train
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.finetune import finetune, held_out_pairs
 from purinet_jax.weights.convert import save_variables
@@ -89,7 +89,7 @@ def test_a_run_starts_from_the_weights_ends_early_and_goes_on_only_with_more_pat
 
 
 def test_whole_weights_are_what_a_run_starts_from(weights: Path) -> None:
-    start = train._initial_variables(tiny_config(), weights)
+    start = initial.initial_variables(tiny_config(), weights)
     for value, expected in zip(jax.tree.leaves(start), jax.tree.leaves(dict(tiny_variables())), strict=True):
         np.testing.assert_array_equal(value, expected)
 
@@ -106,7 +106,7 @@ def test_whole_weights_are_what_a_run_starts_from(weights: Path) -> None:
     ],
 )
 def test_patience(maes: list[float], patience: int, over: bool) -> None:
-    assert train._out_of_patience(list(enumerate(maes)), patience) is over
+    assert endings.out_of_patience(list(enumerate(maes)), patience) is over
 
 
 def test_the_share_held_out() -> None:

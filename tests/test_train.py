@@ -19,7 +19,7 @@ from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.network import model
 from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.training import train
+from purinet_jax.training import endings, initial, reports, train
 from purinet_jax.training.configurations import load_config
 from purinet_jax.weights.convert import load_file
 from purinet_jax.weights.runs import load_checkpoint
@@ -115,18 +115,18 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     straight: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
-    metrics = train._Log.metrics
+    metrics = reports.RunLog.metrics
 
     def signal_after_step_3(self: Any, step: int, *rest: Any) -> None:
         metrics(self, step, *rest)
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train._Log, "metrics", signal_after_step_3)
+    monkeypatch.setattr(reports.RunLog, "metrics", signal_after_step_3)
     state = train.train(tiny_config(), data, output, progress=False)
     assert int(state.step) == 3 or int(state.step) == 4
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    monkeypatch.setattr(train._Log, "metrics", metrics)
+    monkeypatch.setattr(reports.RunLog, "metrics", metrics)
     train.train(tiny_config(**{"loop.log_every": 1, "loop.workers": 1}), data, output, progress=False)
     assert steps_logged(output) == [1, 2, 3, 4, 5, 6]
     assert_same_variables(output, straight)
@@ -177,7 +177,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Path, tmp_path: Path) -> None:
     settings = {"optimizer.name": "sgd", "optimizer.rate": 1e30, "optimizer.warmup_steps": 0}
-    with pytest.raises(train.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
+    with pytest.raises(endings.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
         train.train(tiny_config(**settings, **{"loop.checkpoint_every": 1}), data, tmp_path / "run", progress=False)
     assert "\n" not in str(raised.value)
     variables, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "1")
@@ -192,7 +192,7 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
     train.train(one, data, tmp_path / "one", progress=False)
     source, _ = load_file(tmp_path / "one")
     two = tiny_config(steps=2, reset_upsampling=True)
-    variables = train._initial_variables(two, tmp_path / "one")
+    variables = initial.initial_variables(two, tmp_path / "one")
     np.testing.assert_array_equal(
         variables["params"]["convert1"]["0"]["kernel"], source["params"]["convert1"]["0"]["kernel"]
     )
@@ -201,7 +201,7 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
     )
     reset = variables["params"]["predict1"]["7"]["transposed_kernel"]
     np.testing.assert_array_equal(reset, bilinear_kernel(4, 1))
-    kept = train._initial_variables(tiny_config(steps=2), tmp_path / "one")["params"]["predict1"]["7"]
+    kept = initial.initial_variables(tiny_config(steps=2), tmp_path / "one")["params"]["predict1"]["7"]
     np.testing.assert_array_equal(kept["transposed_kernel"], source["params"]["predict1"]["7"]["transposed_kernel"])
     assert np.abs(np.asarray(kept["transposed_kernel"]) - bilinear_kernel(4, 1)).max() > 0
     # The whole network's weights do not fit stage 1's: nothing is dropped silently.

@@ -10,12 +10,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import jax
@@ -23,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import Array
-from jax.experimental.multihost_utils import reached_preemption_sync_point
 from ml_collections import ConfigDict
 
 from purinet_jax.data import (
@@ -35,19 +29,17 @@ from purinet_jax.data import (
     training_batches,
     write_atomically,
 )
-from purinet_jax.data.pairs import some
-from purinet_jax.devices import matrix_product_rate
 from purinet_jax.errors import InputError
 from purinet_jax.locks import only_process
-from purinet_jax.network.flops import train_step_flops
-from purinet_jax.network.inference import all_maps, saliency_maps
-from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.network.model import PurNet, build_model, model_config, named_attentions, without_device_axis
+from purinet_jax.network.inference import saliency_maps
+from purinet_jax.network.model import PurNet, build_model, named_attentions, without_device_axis
 from purinet_jax.processes import check_same, from_all, is_first
 from purinet_jax.training import checkpoints, configurations
+from purinet_jax.training.endings import StopRequest, failures_in_words, out_of_patience
+from purinet_jax.training.initial import initial_variables, zeros
 from purinet_jax.training.losses import Losses, Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
-from purinet_jax.training.panels import panel
+from purinet_jax.training.reports import Profiler, RunLog
 from purinet_jax.training.step import (
     AXIS,
     TrainState,
@@ -57,23 +49,14 @@ from purinet_jax.training.step import (
     place_batches,
     place_state,
     pmap_step,
-    with_superpixels,
 )
 from purinet_jax.training.watchdog import Watchdog
-from purinet_jax.weights.convert import describe, load_file
-from purinet_jax.weights.runs import FOLDER, HELD_OUT, whole_steps
+from purinet_jax.weights.convert import describe
+from purinet_jax.weights.runs import HELD_OUT
 
 logger = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings")
-
-
-class NonFiniteLoss(FloatingPointError):
-    """Training met NaN or Inf; the message names the term, the step and the files, in one line."""
-
-
-class RunEnded(RuntimeError):
-    """Something outside ended a run (a full disk, a lost process, no memory); the message is one line."""
 
 
 def train(
@@ -156,21 +139,21 @@ def train(
             }
         )
     if resuming:
-        variables = _zeros(config)
+        variables = zeros(config)
     else:
         # Files that were read whole before the first step need not be read again to go on.
         (bad,) = bad_pairs([pairs], skip_bad, progress)
         if config.data.holdout:
             pairs.subset(range(len(pairs) - len(bad))).hold_out(config.data.holdout, config.seed)
-        variables = _initial_variables(config, init, partial)
+        variables = initial_variables(config, init, partial)
     if several:
         drawn_or_read = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables))
         check_same({"the variables before the first step": drawn_or_read})
 
-    stop = _StopRequest()
+    stop = StopRequest()
     first = is_first()
     with (
-        _failures_in_words(output) as doing,
+        failures_in_words(output) as doing,
         Watchdog(config.loop.timeout) as watchdog,
         only_process(output, "training in this folder") if first else contextlib.nullcontext(),
         stop,
@@ -196,7 +179,7 @@ def train(
         # Step and error of every validation so far; runs of earlier versions kept none.
         validated: list[list[float]] = run.get("validated", [])
         start = int(state.step)
-        end = start if _out_of_patience(validated, config.loop.patience) else config.steps
+        end = start if out_of_patience(validated, config.loop.patience) else config.steps
         state = place_state(state, devices)
         step = compiled_by_all(pmap_step(devices))
         batches = training_batches(
@@ -216,8 +199,8 @@ def train(
             shards=jax.process_count(),
         )
         saved = start if resuming else None
-        profiler = _Profiler(output / "profile", start + 2, profile if first else 0)
-        with batches, profiler, _Log(output if first else None, config, model, start, progress) as log:
+        profiler = Profiler(output / "profile", start + 2, profile if first else 0)
+        with batches, profiler, RunLog(output if first else None, config, model, start, progress) as log:
             placed = place_batches(batches, devices)
             if config.loop.validate_first and validation_pairs is not None and not start and not validated:
                 at_first = _validate(state, validation_pairs, config, log, watchdog, validated)
@@ -252,7 +235,7 @@ def train(
                     watchdog.stage(f"step {done}: saving it")
                     checkpoints.save_checkpoint(checkpointer, state, {**run, "validated": [*validated]}, mae)
                     saved = done
-                if stopping or (validate and _out_of_patience(validated, config.loop.patience)):
+                if stopping or (validate and out_of_patience(validated, config.loop.patience)):
                     break
             log.flush()
         doing("saving")
@@ -260,57 +243,10 @@ def train(
         checkpointer.wait()
         if saved is not None:
             logger.info("saved step %d in %s", saved, output)
-        if int(state.step) < config.steps and _out_of_patience(validated, config.loop.patience):
+        if int(state.step) < config.steps and out_of_patience(validated, config.loop.patience):
             best, mae = min(validated, key=lambda entry: entry[1])
             logger.info("ended early: the validation MAE has not fallen below the %.4f of step %d", mae, best)
     return state
-
-
-@contextlib.contextmanager
-def _failures_in_words(output: Path) -> Iterator[Callable[[str], None]]:
-    """Makes a `RunEnded` of what the system, the devices and Orbax raise; its function takes what is being done."""
-    stage = "starting"
-
-    def doing(what: str) -> None:
-        nonlocal stage
-        stage = what
-
-    def ended(reason: str) -> RunEnded:
-        steps = whole_steps(output / FOLDER)
-        last = f"the last whole checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
-        return RunEnded(f"{output}: {stage}: {reason}; {last}")
-
-    hook = sys.unraisablehook
-
-    def without_echoes(unraisable: Any) -> None:
-        # Each file that Orbax could not write says so once more, with a traceback, to a loop that has ended.
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    sys.unraisablehook = without_echoes
-    try:
-        yield doing
-    except (InputError, NonFiniteLoss):
-        raise
-    except Exception as error:
-        # Orbax hands on errors of threads and of C++ as other kinds; the words stay.
-        causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
-            causes.append(cause)
-        text = " ".join(str(cause) for cause in causes)
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if "No space left on device" in text or "File too large" in text or "Disk quota exceeded" in text:
-            raise ended("no space is left on the disk") from error
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            if "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
-                raise ended(f"out of memory: {line} (config.loop.remat, config.accumulate, a smaller batch)") from error
-            if jax.process_count() > 1:
-                raise ended(f"another process was lost: {line}") from error
-        if isinstance(error, OSError):
-            raise ended(f"{error.strerror or line}{f': {error.filename}' if error.filename else ''}") from error
-        raise
-    finally:
-        sys.unraisablehook = hook
 
 
 def _bad_pairs(pairs: Pairs, skip_bad: bool, progress: bool) -> list[int]:
@@ -389,123 +325,17 @@ def _count(params: Any) -> int:
     return parameter_overview.count_parameters(params)
 
 
-def _zeros(config: ConfigDict) -> dict[str, Any]:
-    """Variables of the configured network to restore a checkpoint into."""
-    shapes = jax.eval_shape(build_model(config.model).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
-
-
-@jax.jit(static_argnums=0)
-def _drawn_variables(model: PurNet, key: Array) -> Any:
-    return model.init(key, jnp.zeros((1, 64, 64, 3)))
-
-
-def _initial_variables(config: ConfigDict, init: str | Path | None, partial: bool = False) -> dict[str, Any]:
-    """Variables drawn from the seed, with those that `init` holds in their place; `partial`: those that fit."""
-    # Read and compared first: a file that cannot be used is said before the network is compiled.
-    weights, weights_config = ({}, {}) if init is None else load_file(init)
-    # Without a device axis: nothing is averaged while parameters are drawn.
-    model = build_model(config.model)
-    target, source = (traverse_util.flatten_dict(tree) for tree in (_zeros(config), weights))
-    if partial and init is not None:
-        source = _that_fit(source, target, init)
-    for path in sorted(target.keys() & source.keys()):
-        if target[path].shape != source[path].shape:
-            raise InputError(
-                f"{init}: {'/'.join(path)} is {source[path].shape}, the configured network's is {target[path].shape}"
-            )
-    surplus = sorted("/".join(path) for path in source.keys() - target.keys())
-    if surplus or (weights_config.get("backbone", config.model.backbone) != config.model.backbone and not partial):
-        raise InputError(
-            f"{init}: {describe(weights_config)} does not fit {describe(model_config(model))}"
-            + (f" ({len(surplus)} tensors too many, {surplus[0]} the first)" if surplus else "")
-            + "; --partial takes what fits"
-        )
-    # Weights of the whole network leave nothing to draw, which takes compiling it.
-    if target.keys() - source.keys():
-        target = traverse_util.flatten_dict(dict(_drawn_variables(model, jax.random.key(config.seed))))
-    if init is None:
-        return traverse_util.unflatten_dict(target)
-    target |= source
-    if config.reset_upsampling:
-        for path, value in target.items():
-            if path[-1] == "transposed_kernel":
-                target[path] = jnp.asarray(bilinear_kernel(value.shape[0], value.shape[2]))
-    logger.info("%s: %d of %d tensors (%s)", init, len(source), len(target), describe(weights_config))
-    return traverse_util.unflatten_dict(target)
-
-
-def _that_fit(source: dict[Any, Any], target: dict[Any, Any], init: str | Path) -> dict[Any, Any]:
-    """The tensors of `source` that have a place in `target`; the log names the others."""
-    other_shapes = [path for path in sorted(source.keys() & target.keys()) if source[path].shape != target[path].shape]
-    surplus, missing = sorted(source.keys() - target.keys()), sorted(target.keys() - source.keys())
-    for paths, kind in (
-        (other_shapes, "of another shape, so drawn anew"),
-        (surplus, "without a place in the configured network"),
-        (missing, "not in it, so drawn anew"),
-    ):
-        if paths:
-            logger.warning("%s: --partial, %s: %s", init, kind, some(["/".join(x) for x in paths], "tensor"))
-    fitting = {path: x for path, x in source.items() if path in target and path not in set(other_shapes)}
-    if not fitting:
-        raise InputError(f"{init}: none of its {len(source)} tensors fits the configured network")
-    return fitting
-
-
-class _StopRequest:
-    """Turns SIGTERM and SIGINT into a flag that the loop reads after each step; a second one has its usual effect.
-
-    Several processes must stop after the same step: there JAX receives SIGTERM, in any of them, and agrees on one.
-    """
-
-    requested = False
-
-    def __enter__(self) -> "_StopRequest":
-        kinds = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
-        self._before = {kind: signal.getsignal(kind) for kind in kinds}
-        for kind in self._before:
-            signal.signal(kind, self._request)
-        return self
-
-    def after(self, step: int) -> bool:
-        """Whether the run stops after this step; to be asked after every step."""
-        if jax.process_count() == 1:
-            return self.requested
-        stopping = reached_preemption_sync_point(step)
-        if stopping and is_first():
-            logger.warning("SIGTERM: saving after step %d", step)
-        return stopping
-
-    def _request(self, kind: int, frame: FrameType | None) -> None:
-        logger.warning("%s: saving after this step", signal.Signals(kind).name)
-        self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for kind, handler in self._before.items():
-            signal.signal(kind, handler)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-
 @jax.jit(static_argnums=0)
 def _absolute_errors(model: PurNet, variables: Any, images: Array, masks: Array) -> Array:
     """Mean absolute error of the level-1 map of each image, [batch]."""
     return jnp.abs(saliency_maps(model, variables, images) - masks[..., 0]).mean((1, 2))
 
 
-def _out_of_patience(validated: Sequence[Sequence[float]], patience: int) -> bool:
-    """Whether the last `patience` errors of [step, error] are all no lower than the lowest before them; 0: never."""
-    errors = [error for _, error in validated]
-    return 0 < patience < len(errors) and min(errors[-patience:]) >= min(errors[:-patience])
-
-
 def _validate(
     state: TrainState,
     pairs: Pairs | None,
     config: ConfigDict,
-    log: "_Log",
+    log: "RunLog",
     watchdog: Watchdog,
     validated: list[list[float]],
 ) -> float:
@@ -534,187 +364,3 @@ def _validate(
     validated.append([step, mae])
     log.scalars(step, {"validation/mae": mae})
     return mae
-
-
-class _Profiler:
-    """Traces a few steps (JAX's profiler), once what is compiled first has been."""
-
-    def __init__(self, folder: Path, start: int, steps: int) -> None:
-        self._folder, self._steps, self._running = folder, range(start, start + steps), False
-
-    def __enter__(self) -> "_Profiler":
-        return self
-
-    def before(self, step: int, state: TrainState) -> None:
-        """To be called before each step, counted from 0, with the state that it starts from."""
-        if self._running and step not in self._steps:
-            jax.block_until_ready(state)
-            self._stop()
-        elif self._steps and not self._running and step == self._steps.start:
-            jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
-            self._running = True
-
-    def _stop(self) -> None:
-        self._running = False
-        jax.profiler.stop_trace()
-        (trace,) = sorted(self._folder.rglob("perfetto_trace.json.gz"))[-1:]
-        logger.info("profile: tensorboard --logdir %s, or %s at ui.perfetto.dev", self._folder, trace)
-
-    def __exit__(self, *_: object) -> None:
-        if self._running:
-            self._stop()
-
-
-class _Log:
-    """Progress bar, `log.jsonl` and TensorBoard. Metrics are read one step late, when they cost no waiting."""
-
-    def __init__(self, output: Path | None, config: ConfigDict, model: PurNet, start: int, progress: bool) -> None:
-        from tqdm import tqdm
-
-        # All processes read the metrics, since NaN ends all of them; the first one writes.
-        self.progress = progress and output is not None
-        self.config = config
-        self.file, self.events = None, None
-        if output is not None:
-            self.file = output / "log.jsonl"
-            # A killed run may have logged steps after its last checkpoint; they are about to be taken again.
-            kept = [line for line in self._lines(self.file) if line["step"] <= start]
-            write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in kept).encode())
-            self.events = _Events(output / "tensorboard", start + 1)
-            # The share of what its devices do in a matrix product that a step's useful work is.
-            work = train_step_flops(model, config.data.size)
-            self.image_share = work / (jax.device_count() * matrix_product_rate(config.dtype))
-        self.bar = tqdm(
-            initial=start,
-            total=config.steps,
-            desc="training",
-            unit="step",
-            disable=not self.progress,
-            smoothing=0.05,
-        )
-        self.pending: tuple[int, dict[str, Array], list[str], int] | None = None
-        self.since, self.images, self.pixels = time.perf_counter(), 0, 0
-        self.window: list[dict[str, np.ndarray]] = []
-
-    @staticmethod
-    def _lines(file: Path) -> Iterator[dict[str, Any]]:
-        if file.exists():
-            for line in file.read_text().splitlines():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:  # the line that the kill cut
-                    return
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-        if self.events is not None:
-            self.events.close()
-
-    def metrics(self, step: int, metrics: dict[str, Array], names: list[str], size: int) -> None:
-        """Takes a step's metrics and reports those of the step before."""
-        before, self.pending = self.pending, (step, metrics, names, size)
-        if before is not None:
-            self._report(*before)
-
-    def flush(self) -> None:
-        """Reports what is pending; afterwards every step taken is known to be finite."""
-        before, self.pending = self.pending, None
-        if before is not None:
-            self._report(*before)
-
-    def _report(self, step: int, metrics: dict[str, Array], names: list[str], size: int) -> None:
-        # The same on all devices.
-        values = {name: np.asarray(value.addressable_data(0))[0] for name, value in metrics.items()}
-        wrong = [name for name, value in values.items() if not np.isfinite(value).all()]
-        if wrong:
-            terms = [name for name in wrong if name not in ("loss", "gradient_norm")] or wrong
-            files = ", ".join(names) + (", or in another process" if jax.process_count() > 1 else "")
-            raise NonFiniteLoss(f"step {step}: {', '.join(terms)} not finite, on {files}; nothing was saved since")
-        self.images += len(names) * jax.process_count()
-        self.pixels += len(names) * jax.process_count() * size**2
-        self.window.append(values)
-        self.bar.update(step - self.bar.n)
-        if step % self.config.loop.log_every and step != self.config.steps:
-            return
-        seconds = time.perf_counter() - self.since
-        # The mean since the last report: single batches differ too much to show a trend.
-        values = {name: np.mean([entry[name] for entry in self.window], axis=0) for name in values}
-        self.window.clear()
-        scalars = {name: float(value.sum()) for name, value in values.items()}
-        scalars["images_per_second"] = self.images / seconds
-        if self.events is not None:
-            # Work grows with the area, where batches differ in size.
-            images = self.pixels / self.config.data.size**2
-            scalars["model_flop_utilisation"] = images / seconds * self.image_share
-        self.since, self.images, self.pixels = time.perf_counter(), 0, 0
-        hidden = ("gradient_norm", "model_flop_utilisation")
-        shown = {name: f"{value:.3f}" for name, value in scalars.items() if name not in hidden}
-        shown["images_per_second"] = f"{scalars['images_per_second']:.2f}"
-        self.bar.set_postfix(shown)
-        self.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
-        if self.events is not None:
-            for name, value in values.items():
-                for level, loss in enumerate(np.atleast_1d(value) if value.ndim else [], start=1):
-                    self.events.scalar(f"levels/{name}/{level}", float(loss), step)
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Writes named values to `log.jsonl` and TensorBoard."""
-        if self.file is None or self.events is None:
-            return
-        with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.events.scalar(name, value, step)
-        self.events.flush()
-        if "validation/mae" in values:
-            self.bar.write(f"step {step}: validation MAE {values['validation/mae']:.4f}")
-
-    def panel(self, step: int, state: TrainState, batch: Mapping[str, Array]) -> None:
-        """Adds a panel of the first images of the first device's share of a batch, with their maps, to TensorBoard."""
-        assert self.events is not None
-        few = {key: jnp.asarray(value.addressable_data(0)[0, :4]) for key, value in batch.items()}
-        few = jax.device_get(with_superpixels(few, state.objective))
-        variables = jax.device_get(state.variables)
-        maps = all_maps(without_device_axis(state.model), variables, jnp.asarray(few["image"]))
-        self.events.image("maps", panel(few, maps), step)
-
-
-class _Events:
-    """TensorBoard's file, written when it is asked for: tensorboardX's thread would wait for ever on a full disk."""
-
-    def __init__(self, folder: Path, purge_step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        folder.mkdir(exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
-        # TensorBoard forgets what a killed run wrote of the steps that follow.
-        self._add(Event(session_log=SessionLog(status=SessionLog.START), step=purge_step))
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """One point of a curve."""
-        from tensorboardX import summary
-        from tensorboardX.proto.event_pb2 import Event
-
-        self._add(Event(summary=summary.scalar(name, value), step=step))
-
-    def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """uint8 [height, width, 3]."""
-        from tensorboardX import summary
-        from tensorboardX.proto.event_pb2 import Event
-
-        self._add(Event(summary=summary.image(name, image, dataformats="HWC"), step=step))
-
-    def _add(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._writer.write_event(event)
-
-    def flush(self) -> None:
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
