@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from test_train import made_small, write_config
+from test_train import made_small, tiny_config, write_config
 from tiny import tiny_model, tiny_variables
 
 from purinet_jax.data import open_pairs, write_synthetic
@@ -102,7 +102,7 @@ def test_an_exported_network_runs_by_jax_alone(
 @pytest.mark.slow
 def test_a_loss_of_ones_own_is_minimised_and_logged(tmp_path: Path) -> None:
     data = write_synthetic(tmp_path / "data", 8, size=(40, 60), seed=0)
-    arguments = [str(write_config(tmp_path)), str(data), str(tmp_path / "run")]
+    arguments = [str(write_config(tmp_path, tiny_config())), str(data), str(tmp_path / "run")]
     parts = ["--config.model.attention=()", "--config.losses.structural=none", "--config.steps=2"]
     example("own_loss").main([*arguments, *parts])
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -45,7 +45,7 @@ def errors(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The validation errors that training will be told, one after the other."""
     told = [0.4, 0.3, 0.35, 0.3, 0.2, 0.25, 0.25]
 
-    def validate(state: Any, pairs: Any, config: Any, log: Any, validated: list[list[float]]) -> float:
+    def validate(state: Any, pairs: Any, config: Any, log: Any, _: Any, validated: list[list[float]]) -> float:
         assert len(pairs) == 2
         validated.append([int(state.step), told.pop(0)])
         log.scalars(int(state.step), {"validation/mae": validated[-1][1]})

@@ -117,7 +117,7 @@ def test_the_installed_package_knows_its_configurations(installed: Path, tmp_pat
     train = ("purinet", "train", "--data", "nothing.zip", "-o", "run", "--quiet", "--config")
     unknown = run(installed, tmp_path, *train, "purnet_large")
     assert unknown.returncode == 2
-    assert "known by name are purnet_" in unknown.stderr
+    assert "known by name are ablation, " in unknown.stderr
     known = run(installed, tmp_path, *train, "tiny")
     assert known.returncode == 2
     assert known.stderr.strip() == "purinet: nothing.zip: no such file or folder"

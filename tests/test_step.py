@@ -176,7 +176,7 @@ def test_what_is_computed_anew_gives_the_same_gradients() -> None:
     compute = jax.jit(gradients)
     results = []
     for remat in (False, True):
-        model = tiny_model(attention=False, remat=remat)
+        model = tiny_model(attention=(), remat=remat)
         variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
         state = create_state(model, variables, shared_optimizer(OptimizerConfig(), 100), Objective("none"))
         results.append(compute(state, state.batch_stats, tiny_batch(0)))

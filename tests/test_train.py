@@ -158,7 +158,7 @@ def write_config(folder: Path, config: ConfigDict) -> Path:
 
 
 # Stage 1's network, for what needs processes of its own.
-STAGE_1 = {"model.attention": False, "losses.structural": "none", "loop.panel_every": 0}
+STAGE_1 = {"model.attention": (), "losses.structural": "none", "loop.panel_every": 0}
 
 
 @pytest.mark.slow

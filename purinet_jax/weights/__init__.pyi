@@ -7,7 +7,7 @@ from .convert import (
     save_variables,
     to_authors,
 )
-from .shipped import NETWORKS
+from .shipped import NETWORKS, shipped_file
 from .tensor_files import read_metadata, read_tensors, write_tensors
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "read_metadata",
     "read_tensors",
     "save_variables",
+    "shipped_file",
     "to_authors",
     "write_tensors",
 ]
