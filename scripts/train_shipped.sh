@@ -4,15 +4,15 @@
 # `kill -STOP` and `-CONT` pause it while something else is timed.
 #   bash scripts/train_shipped.sh DUTS-TR.zip efficientnet_lite2_imagenet.pth runs/shipped
 # On another machine, from the weights that an earlier phase left, with the phase that follows:
-#   bash scripts/train_shipped.sh DUTS-TR.zip purnet_context.safetensors runs/shipped 256
+#   bash scripts/train_shipped.sh DUTS-TR.zip purnet_context.safetensors runs/shipped 288
 set -euo pipefail
 if [ $# -lt 3 ] || [ $# -gt 4 ]; then
   echo "usage: $0 TRAINING-DATA WEIGHTS OUTPUT [FIRST-PHASE]" >&2
   exit 2
 fi
 training=$1 init=$2 output=$3 first=${4:-192}
-case $first in 192 | 256 | 320) ;; *)
-  echo "$0: $first is none of the phases 192, 256, 320" >&2
+case $first in 192 | 224 | 288 | 320) ;; *)
+  echo "$0: $first is none of the phases 192, 224, 288, 320" >&2
   exit 2
   ;;
 esac
@@ -30,6 +30,8 @@ phase() { # SIZE STEPS OPTION...
   init=$output/$size
 }
 
-phase 192 2564                                                                                # 4 epochs of 10,253
-phase 256 5128 --config.batch_size=8 --config.optimizer.rate=1e-3 --config.average_decay=0.999 # 4 epochs
-phase 320 5128 --config.batch_size=8 --config.optimizer.rate=5e-4 --config.average_decay=0.999 # 4 epochs
+phase 192 2564                     # 4 epochs of 10,253
+eights=(--config.batch_size=8 --config.average_decay=0.999)
+phase 224 1900 "${eights[@]}" --config.optimizer.rate=1e-3 --config.optimizer.warmup_steps=100 --config.average_decay=0.998
+phase 288 2563 "${eights[@]}" --config.optimizer.rate=7e-4
+phase 320 2563 "${eights[@]}" --config.optimizer.rate=4e-4

@@ -73,6 +73,8 @@ def test_the_wheel_is_small_and_holds_the_package_alone(distributions: tuple[Pat
         "purinet_jax/configs/tiny.py",
         "purinet_jax/data/sets.toml",
         "purinet_jax/py.typed",
+        "purinet_jax/weights/purnet_context.safetensors",
+        "purinet_jax/weights/purnet_context.traced.safetensors",
         "purinet_jax/weights/purnet_lite.safetensors",
         f"purinet_jax-{__version__}.dist-info/licenses/LICENSE",
     } <= set(names)

@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from purinet_jax.commands.arguments import positive
+
 SUMMARY = "Convert weights of PyTorch and Keras to this package's, and back."
 EXAMPLES = """examples:
   purinet convert stage3.pth stage3.safetensors
   purinet convert resnet50-11ad3fa6.pth resnet50.safetensors
   purinet convert runs/stage3 stage3.safetensors
-  purinet convert runs/lite purnet_lite.safetensors --half
+  purinet convert runs/lite purnet_lite.safetensors --half --size 288
   purinet convert stage3.safetensors authors.npz --names authors"""
 
 
@@ -18,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("destination", type=Path, metavar="DEST", help=".safetensors or .npz")
     parser.add_argument("--half", action="store_true", help="store numbers as float16, in half of the space")
     parser.add_argument(
+        "--size", type=positive, help="side of the squares that the network is for (default: what SOURCE says)"
+    )
+    parser.add_argument(
         "--names", choices=("purinet", "authors"), default="purinet", help="whose tensor names DEST has"
     )
 
@@ -26,5 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from purinet_jax.weights.convert import convert_file
 
-    print(convert_file(arguments.source, arguments.destination, arguments.names, arguments.half))
+    print(convert_file(arguments.source, arguments.destination, arguments.names, arguments.half, arguments.size))
     return 0

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="RUN|FILE|NAME",
-        help="networks: runs' folders, files of weights, or the package's: lite (the default without --maps)",
+        help="networks: runs' folders, files of weights, or the package's: context (the default without --maps), lite",
     )
     parser.add_argument("--maps", nargs="+", default=[], metavar="DIR|ZIP", help="maps from files, one method each")
     truth = parser.add_mutually_exclusive_group(required=True)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="RUN|FILE|NAME",
-        help="a run's folder, a file of weights, or one of the package's networks: lite (the default)",
+        help="a run's folder, a file of weights, or one of the package's networks: context (the default), lite",
     )
     parser.add_argument(
         "--size", type=positive, help="side that images are squashed to (default: that of training, or 320)"

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="RUN|FILE|NAME",
-        help="weights to start from: a run's folder, a file, or one of the package's networks: lite (the default)",
+        help="weights to start from: a run's folder, a file, or one of the package's: context (the default), lite",
     )
     parser.add_argument(
         "--size", type=positive, help="side that images are squashed to (default: what the weights are for)"

@@ -171,7 +171,7 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     Args:
       path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
         those two; the folder of a training run, or of one of its checkpoints; or the name of a network that comes
-        with the package ("lite"). The first of those if not given.
+        with the package ("context", "lite"). The first of those if not given.
       size: side in pixels that images are squashed to; by default that of the run, or what the file says, or 320.
 
     Returns:

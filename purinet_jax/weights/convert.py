@@ -229,6 +229,7 @@ def convert_file(
     destination: str | os.PathLike[str],
     names: Literal["purinet", "authors"] = "purinet",
     half: bool = False,
+    size: int | None = None,
 ) -> str:
     """Read weights of any kind known here, tell by their names which, and write them to another file.
 
@@ -238,6 +239,7 @@ def convert_file(
       destination: `.safetensors` or `.npz`.
       names: "purinet" writes this package's variables with their configuration, "authors" the authors' names.
       half: store this package's variables as float16.
+      size: side in pixels of the images that the network is for, as the file shall say; by default what SOURCE says.
 
     Returns what was found, written and left out, as lines of text.
 
@@ -248,6 +250,8 @@ def convert_file(
         raise InputError(f"{destination}: tensors are written to {' or '.join(WRITABLE_SUFFIXES)}")
     if half and names == "authors":
         raise InputError("half: the authors' tensors are float32")
+    if size is not None and names == "authors":
+        raise InputError("size: the authors' files do not say it")
     variables, config, counts, dropped, kind = _read_any(source)
 
     leaves = _flatten(variables)
@@ -256,7 +260,7 @@ def convert_file(
         write_tensors(destination, renamed)
         written = len(renamed)
     else:
-        save_variables(destination, variables, config, counts, size=stored_size(source), half=half)
+        save_variables(destination, variables, config, counts, size=size or stored_size(source), half=half)
         written = len(leaves) + len(counts)
     parameters = sum(leaf.size for keys, leaf in leaves.items() if keys[0] == "params")
     lines = [

@@ -15,7 +15,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.folding import Fold
 from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
 
-NETWORKS = ("lite",)
+NETWORKS = ("context", "lite")
 """The package's networks by name; the first is used where none is named."""
 
 
