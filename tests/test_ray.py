@@ -218,6 +218,9 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:os.fork:RuntimeWarning"
+)  # JAX warns of it; what Ray forks is another program at once
 def test_each_picture_has_its_map_or_its_error_once_though_a_node_is_lost(
     cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
