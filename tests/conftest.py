@@ -6,22 +6,19 @@ import os
 import shutil
 import tempfile
 
-import jax
 import pytest
 
 # XLA's own passes run whole; LLVM's would take as long again, for programs that run for milliseconds. The golden tests,
 # whose programs run for minutes, ask for them (`OPTIMISED`).
 FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-# What a process has compiled it keeps; what subprocesses compile, others of them load.
+# Many tests train the same small network; what one has compiled the others load, subprocesses too.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process that starts them
     CACHE = tempfile.mkdtemp(prefix="purinet-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
-# In this process nothing is stored: that takes a fifth of the time of compiling, and little is loaded from there.
-jax.config.update("jax_enable_compilation_cache", False)
 # Tracing makes millions of small objects, none of them in circles; looking for circles took a fifth of its time.
 gc.set_threshold(100_000, 50, 100)
 
