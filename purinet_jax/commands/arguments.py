@@ -19,6 +19,16 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars, and no word on the device")
 
 
+def add_checkpoint(parser: argparse.ArgumentParser, use: str = "") -> None:
+    """Of commands that load one network; `use` stands before what may be named."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN|FILE|NAME",
+        help=f"{use}a run's folder, a file of weights, or one of the package's networks: context (the default), lite",
+    )
+
+
 def add_require(parser: argparse.ArgumentParser) -> None:
     """Of commands that use an accelerator where there is one."""
     parser.add_argument("--require", choices=("gpu", "tpu"), help="refuse to run on anything else")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from purinet_jax.commands.arguments import positive
+from purinet_jax.commands.arguments import add_checkpoint, positive
 
 SUMMARY = "Export a network to StableHLO or ONNX; prints a program that runs it."
 EXAMPLES = """examples:
@@ -23,12 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     parser.add_argument("--to", required=True, choices=("stablehlo", "onnx"), help="the format")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN|FILE|NAME",
-        help="a run's folder, a file of weights, or one of the package's networks: context (the default), lite",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--size", type=positive, help="side that images are squashed to (default: that of training, or 320)"
     )

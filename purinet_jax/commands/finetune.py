@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from purinet_jax.commands.arguments import add_require, positive, say_devices
+from purinet_jax.commands.arguments import add_checkpoint, add_require, positive, say_devices
 from purinet_jax.errors import InputError
 
 SUMMARY = "Make a network better on pairs of your own."
@@ -30,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("data", type=Path, metavar="DIR|ZIP", help="pairs: images beside their masks")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="the run's folder")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN|FILE|NAME",
-        help="weights to start from: a run's folder, a file, or one of the package's: context (the default), lite",
-    )
+    add_checkpoint(parser, "weights to start from: ")
     parser.add_argument(
         "--size", type=positive, help="side that images are squashed to (default: what the weights are for)"
     )

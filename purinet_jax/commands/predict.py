@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from purinet_jax.commands.arguments import add_network_arguments, say_devices, share
+from purinet_jax.commands.arguments import add_checkpoint, add_network_arguments, say_devices, share
 from purinet_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,12 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print a line of JSON per image: input and output, or error"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN|FILE|NAME",
-        help="a run's folder, a file of weights, or one of the package's networks: context (the default), lite",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--ray",
         metavar="ADDRESS|local",

@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from purinet_jax.commands.arguments import add_require, positive, say_devices
+from purinet_jax.commands.arguments import add_checkpoint, add_require, positive, say_devices
 from purinet_jax.errors import InputError
 
 SUMMARY = "Serve a page to drop pictures on, and an HTTP interface."
@@ -32,12 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a file with the token that requests must bear (default: that in PURINET_TOKEN, or none)",
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="RUN|FILE|NAME",
-        help="a run's folder, a file of weights, or one of the package's networks: context (the default), lite",
-    )
+    add_checkpoint(parser)
     parser.add_argument(
         "--batch",
         type=positive,
