@@ -8,9 +8,13 @@ import tempfile
 
 import pytest
 
-# XLA's own passes run whole; LLVM's would take as long again, for programs that run for milliseconds. The golden tests,
-# whose programs run for minutes, ask for them (`OPTIMISED`).
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+# XLA's own passes run whole; LLVM's would take as long again, for programs that run for milliseconds, and so would
+# fusions by way of MLIR and a split for more cores than each process has. The golden tests, whose programs run for
+# minutes, ask for LLVM's (`OPTIMISED`).
+FLAGS = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Many tests train the same small network; what one has compiled the others load, subprocesses too.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process that starts them
@@ -24,6 +28,13 @@ gc.set_threshold(100_000, 50, 100)
 
 # Files are dealt out to processes in this order: the longest first, lest one of them runs alone at the end.
 LONGEST = ("test_golden.py", "test_train.py", "test_step.py", "test_benchmarks.py", "test_convert.py")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Names what failed at once: a run that is ended from outside has no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        last = str(report.longrepr).strip().splitlines()[-1:]
+        print(f"\n{report.nodeid}, {report.when}: {' '.join(last)}", flush=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -63,7 +63,7 @@ def benchmark_predict(
         },
         "folder": {
             "seconds": _median_seconds(whole),
-            "images_per_second": round(images / _median_seconds(whole), 1),
+            "images_per_second": round(images / _median_seconds(whole), 2),
             "peak_memory_mib": max(memory for _, memory in whole),
         },
         "large_cutout": {"seconds": round(large_cutout[0], 2), "peak_memory_mib": large_cutout[1]},

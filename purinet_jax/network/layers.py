@@ -74,7 +74,7 @@ def _unit_stride_backward(
         return jnp.stack(rows)
 
     (x_gradient,) = jax.vjp(lambda x: convolution(x, kernel, 1, dilation, padding), x)[1](gradient)
-    return x_gradient, lax.platform_dependent(x, gradient, cpu=kernel_gradient_by_rows, default=kernel_gradient)
+    return x_gradient, (kernel_gradient_by_rows if traced_for_cpus() else kernel_gradient)(x, gradient)
 
 
 unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
@@ -92,6 +92,15 @@ def rematerialised(function: Callable[..., Any], wanted: bool) -> Callable[..., 
     if not wanted:
         return function
     return nn.remat(function, policy=jax.checkpoint_policies.save_only_these_names(_STATISTICS))
+
+
+def traced_for_cpus() -> bool:
+    """Whether to trace the form that is fast on CPUs: where JAX has no other devices. Both forms give the same numbers.
+
+    `lax.platform_dependent` would choose when the program is lowered, and have every form traced each time, which made
+    tracing a train step half as long again.
+    """
+    return jax.default_backend() == "cpu"
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:
@@ -257,7 +266,7 @@ def _sum_over_pixels(x: Array) -> Array:
         pixels: Array = sum(parts[i] for i in range(len(parts)))  # type: ignore[assignment]
         return (jnp.ones((1, len(pixels)), x.dtype) @ pixels)[0]
 
-    return lax.platform_dependent(x, cpu=over_images, default=lambda x: x.sum((0, 1, 2)))
+    return over_images(x) if traced_for_cpus() else x.sum((0, 1, 2))
 
 
 class PReLU(nn.Module):
@@ -480,7 +489,7 @@ def _computed_once(x: Array, number: Array) -> Array:
         )
         return left[1]
 
-    return lax.platform_dependent(x, number, cpu=through_loop, default=lambda x, number: x)
+    return through_loop(x, number) if traced_for_cpus() else x
 
 
 def _depthwise_transposed(gradient: Array, kernel: Array, stride: int, size: tuple[int, int]) -> Array:

@@ -7,7 +7,6 @@ gradient still passes through both attentions into the extractor.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import flax.struct
@@ -19,7 +18,7 @@ from jax import Array, lax
 from jax.interpreters import ad
 
 from purinet_jax.data.superpixel_files import REGIONS
-from purinet_jax.network.layers import averaged_over
+from purinet_jax.network.layers import averaged_over, traced_for_cpus
 from purinet_jax.network.model import PurNet, normalise
 from purinet_jax.processes import wait_for_all
 from purinet_jax.training.losses import Losses, Objective, purnet_losses, total_loss
@@ -160,9 +159,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
             return (jax.tree.map(jnp.add, carry[0], gradient), batch_stats), losses
 
         start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
-        loop, unrolled = (partial(lax.scan, accumulate, unroll=unroll) for unroll in (False, True))
         # XLA's CPU backend runs what is inside a loop in one thread and by slow convolutions: eight times as long.
-        (gradient, batch_stats), losses = lax.platform_dependent(start, parts, cpu=unrolled, default=loop)
+        (gradient, batch_stats), losses = lax.scan(accumulate, start, parts, unroll=traced_for_cpus())
         gradient = jax.tree.map(lambda g: g / state.accumulate, gradient)
         losses = jax.tree.map(lambda x: x.mean(0), losses)
     if axis is not None:
