@@ -33,8 +33,8 @@ LONGEST = ("test_golden.py", "test_train.py", "test_step.py", "test_benchmarks.p
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Names what failed at once: a run that is ended from outside has no summary."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
-        last = str(report.longrepr).strip().splitlines()[-1:]
-        print(f"\n{report.nodeid}, {report.when}: {' '.join(last)}", flush=True)
+        crash = getattr(report.longrepr, "reprcrash", None)
+        print(f"\n{report.nodeid}, {report.when}: {crash.message if crash else report.longrepr}", flush=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

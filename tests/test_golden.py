@@ -34,7 +34,7 @@ SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
 SEED = int(os.environ.get("PURNET_GOLDEN_SEED", "0"))
 LEVELS = range(1, 6)
 # As for users; the other tests do without LLVM's passes.
-OPTIMISED = {"xla_backend_optimization_level": 3}
+OPTIMISED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
 TERMS = ("main", "promotion", "rectification_saliency", "rectification_error", "structural")
 
 

@@ -41,7 +41,10 @@ class Profiler:
             self._stop()
         elif self._steps and not self._running and step == self._steps.start:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            options = jax.profiler.ProfileOptions()
+            # Not each call of a Python function: they slow down what is measured, and come from threads that may end.
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
             self._running = True
 
     def _stop(self) -> None:
