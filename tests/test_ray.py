@@ -18,7 +18,8 @@ from purinet_jax.commands.main import main
 from purinet_jax.errors import InputError
 from purinet_jax.prediction import predict
 from purinet_jax.prediction.pictures import Style
-from purinet_jax.prediction.ray import BatchPredictor, Output, find_archive, predict_archive, ray_cluster
+from purinet_jax.prediction.ray import BatchPredictor, predict_archive, ray_cluster
+from purinet_jax.prediction.ray_files import Output, find_archive
 
 SIZE = 32
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)

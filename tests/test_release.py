@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tarfile
 import tomllib
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -56,11 +57,16 @@ def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPat
     return programs
 
 
+def outside() -> dict[str, str]:
+    """The variables without a way back to the checkout, and with one device, as most have."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | {"XLA_FLAGS": kept["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
+
+
 def run(programs: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A program of the environment, run in a folder that is not the checkout's."""
-    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(programs / arguments[0]), *arguments[1:]]
-    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=outside(), capture_output=True, text=True)
 
 
 def test_the_wheel_is_small_and_holds_the_package_alone(distributions: tuple[Path, Path]) -> None:
@@ -113,6 +119,40 @@ def test_the_installed_package_runs_away_from_the_checkout(installed: Path, tmp_
     assert predicted.returncode == 0, predicted.stderr
     with Image.open(image) as original, Image.open(tmp_path / "map.png") as saliency:
         assert saliency.size == original.size
+
+
+@pytest.mark.slow
+def test_the_installed_package_trains_exports_and_serves(installed: Path, tmp_path: Path) -> None:
+    images = write_synthetic(tmp_path / "data", 2, (40, 40)) / "DUTS-TR-Image"
+    smallest = "data.size=32 steps=1 batch_size=2 loop.workers=0 model.attention=() losses.structural=none"
+    train = [f"--config.{setting}" for setting in smallest.split()]
+    trained = run(
+        installed, tmp_path, "purinet", "train", "--config", "tiny", "--data", "data", "-o", "run", "--quiet", *train
+    )
+    assert trained.returncode == 0, trained.stderr
+    checkpoint = ("--checkpoint", "run")
+    exported = run(installed, tmp_path, "purinet", "export", "--to", "stablehlo", *checkpoint, "tiny.stablehlo")
+    assert exported.returncode == 0, exported.stderr
+    assert "export.deserialize(" in exported.stdout
+    assert (tmp_path / "tiny.stablehlo").stat().st_size > 100_000
+
+    command = [str(installed / "purinet"), "serve", "--port", "0", *checkpoint]
+    with subprocess.Popen(command, cwd=tmp_path, env=outside(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"serving on (http://\S+)", line):
+                break
+        else:
+            pytest.fail("".join(lines))
+        image = next(images.iterdir())
+        request = urllib.request.Request(f"{found[1]}v1/map", image.read_bytes(), {"Content-Type": "image/jpeg"})
+        with urllib.request.urlopen(request) as answer, Image.open(answer) as saliency:
+            assert saliency.size == (40, 40)
+        process.terminate()
+        rest = process.communicate()[1]
+        assert process.returncode == 0, rest
 
 
 def test_the_installed_package_knows_its_configurations(installed: Path, tmp_path: Path) -> None:

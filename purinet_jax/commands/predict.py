@@ -138,7 +138,8 @@ def _run_on_ray(arguments: argparse.Namespace, style: "Style") -> int:
     """The same on a Ray cluster."""
     from contextlib import closing, redirect_stdout
 
-    from purinet_jax.prediction.ray import Output, find_archive, predict_archive, ray_cluster
+    from purinet_jax.prediction.ray import predict_archive, ray_cluster
+    from purinet_jax.prediction.ray_files import Output, find_archive
     from purinet_jax.prediction.stream import show_progress
 
     if arguments.output is None:
