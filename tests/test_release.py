@@ -3,6 +3,7 @@ and the pages that go with a release say the same version."""
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,7 @@ import tomllib
 import urllib.request
 import venv
 import zipfile
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -136,21 +138,19 @@ def test_the_installed_package_trains_exports_and_serves(installed: Path, tmp_pa
     assert "export.deserialize(" in exported.stdout
     assert (tmp_path / "tiny.stablehlo").stat().st_size > 100_000
 
-    command = [str(installed / "purinet"), "serve", "--port", "0", *checkpoint]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    image, page = next(images.iterdir()), f"http://127.0.0.1:{port}/"
+    command = [str(installed / "purinet"), "serve", "--port", port, *checkpoint]
     with subprocess.Popen(command, cwd=tmp_path, env=outside(), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.search(r"serving on (http://\S+)", line):
-                break
-        else:
-            pytest.fail("".join(lines))
-        image = next(images.iterdir())
-        request = urllib.request.Request(f"{found[1]}v1/map", image.read_bytes(), {"Content-Type": "image/jpeg"})
-        with urllib.request.urlopen(request) as answer, Image.open(answer) as saliency:
-            assert saliency.size == (40, 40)
-        process.terminate()
+        try:
+            lines = list(takewhile(lambda line: "serving on" not in line, process.stderr))
+            assert process.poll() is None, "".join(lines)
+            with urllib.request.urlopen(f"{page}v1/map", image.read_bytes(), timeout=60) as answer:
+                assert Image.open(answer).size == (40, 40)
+        finally:
+            process.terminate()
         rest = process.communicate()[1]
         assert process.returncode == 0, rest
 
