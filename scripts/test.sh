@@ -29,8 +29,10 @@ pinned)
   step "ruff format --check"
   "$environment/bin/ruff" format --check
 
-  step "mypy"
-  "$environment/bin/mypy"
+  step "mypy, in the background"
+  mypy_says=$(mktemp)
+  "$environment/bin/mypy" > "$mypy_says" 2>&1 &
+  mypy=$!
   ;;
 newest)
   step "pip install --upgrade -e '.[test]'"
@@ -57,6 +59,14 @@ fi
 step "pytest, in two processes"
 # Most of the time goes into compiling, which takes one core. A process that crashes is not started again: pytest-xdist
 # deals its file out twice and then waits for ever.
-"$environment/bin/pytest" -q -rs -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@"
+"$environment/bin/pytest" -q -rs -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@" || failed=pytest
+
+if [ -n "${mypy:-}" ]; then
+  step "mypy"
+  wait "$mypy" || failed="${failed:-} mypy"
+  cat "$mypy_says"
+  rm "$mypy_says"
+fi
+[ -z "${failed:-}" ] || { step "failed: $failed"; exit 1; }
 
 step "all passed"

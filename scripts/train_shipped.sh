@@ -33,5 +33,7 @@ phase() { # SIZE STEPS OPTION...
 phase 192 2564                     # 4 epochs of 10,253
 eights=(--config.batch_size=8 --config.average_decay=0.999)
 phase 224 1900 "${eights[@]}" --config.optimizer.rate=1e-3 --config.optimizer.warmup_steps=100 --config.average_decay=0.998
-phase 288 2563 "${eights[@]}" --config.optimizer.rate=7e-4
-phase 320 2563 "${eights[@]}" --config.optimizer.rate=4e-4
+phase 288 1800 "${eights[@]}" --config.optimizer.rate=7e-4 --config.optimizer.warmup_steps=100
+# By fours: eight images of 320² take more than 13 GB.
+phase 320 5126 --config.batch_size=4 --config.average_decay=0.9995 --config.optimizer.rate=3e-4 \
+  --config.optimizer.warmup_steps=100

@@ -235,7 +235,7 @@ def test_each_picture_has_its_map_or_its_error_once_though_a_node_is_lost(
     answers: dict[str, str | None] = {}
     with ray_cluster(cluster.address) as description, caplog.at_level(logging.INFO, "purinet_jax"):
         assert description == "Ray, 2 nodes, 2 CPUs"
-        for name, error in predict_archive(archive, output, archive.names, rows=2, size=SIZE):
+        for name, error in predict_archive(archive, output, archive.names, rows=2, checkpoint="lite", size=SIZE):
             assert name not in answers
             answers[name] = error
             if len(answers) == 4:
@@ -257,7 +257,7 @@ def test_each_picture_has_its_map_or_its_error_once_though_a_node_is_lost(
     write(tmp_path / "tree/c.png", b"as it was")
     arguments = ["predict", str(tmp_path / "in.parquet"), "--ray", cluster.address, "-o", str(tmp_path / "tree")]
     capsys.readouterr()
-    assert main([*arguments, "--json", "--size", str(SIZE)]) == 2
+    assert main([*arguments, "--json", "--checkpoint", "lite", "--size", str(SIZE)]) == 2
     captured = capsys.readouterr()
     assert sorted(map(json.loads, captured.out.splitlines()), key=lambda line: line["input"]) == [
         {"input": "b.png", "error": "b.png: not an image, or a damaged one"},

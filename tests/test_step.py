@@ -99,7 +99,7 @@ def test_creating_a_state_leaves_its_variables_alone() -> None:
 @pytest.mark.slow
 def test_two_parts_average_the_gradients_of_both() -> None:
     batch = tiny_batch(0)
-    state = tiny_state(accumulate=2)
+    state = tiny_state(accumulate=2, attention=())
     after, metrics = jax.jit(train_step)(state, batch)
     first, second = ({key: value[half] for key, value in batch.items()} for half in (slice(4), slice(4, 8)))
     compute = jax.jit(gradients)
