@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-versions=pinned
+versions=pinned failed=
 case ${1:-} in --newest | --lowest)
   versions=${1#--}
   environment=.venv-$versions
@@ -63,10 +63,10 @@ step "pytest, in two processes"
 
 if [ -n "${mypy:-}" ]; then
   step "mypy"
-  wait "$mypy" || failed="${failed:-} mypy"
+  wait "$mypy" || failed="$failed mypy"
   cat "$mypy_says"
   rm "$mypy_says"
 fi
-[ -z "${failed:-}" ] || { step "failed: $failed"; exit 1; }
+[ -z "$failed" ] || { step "failed: $failed"; exit 1; }
 
 step "all passed"
