@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-versions=pinned failed=
+versions=pinned failed= mypy=
 case ${1:-} in --newest | --lowest)
   versions=${1#--}
   environment=.venv-$versions
@@ -61,7 +61,7 @@ step "pytest, in two processes"
 # deals its file out twice and then waits for ever.
 "$environment/bin/pytest" -q -rs -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 "$@" || failed=pytest
 
-if [ -n "${mypy:-}" ]; then
+if [ -n "$mypy" ]; then
   step "mypy"
   wait "$mypy" || failed="$failed mypy"
   cat "$mypy_says"

@@ -33,7 +33,7 @@ GOLDEN = Path(os.environ.get("PURNET_GOLDEN", Path(__file__).parent / "fixtures"
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
 SEED = int(os.environ.get("PURNET_GOLDEN_SEED", "0"))
 LEVELS = range(1, 6)
-# As for users; the other tests do without LLVM's passes.
+# With LLVM's passes, the first level of them: users have the third, which takes longer to compile than it saves here.
 OPTIMISED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
 TERMS = ("main", "promotion", "rectification_saliency", "rectification_error", "structural")
 

@@ -220,7 +220,7 @@ def abstract_step() -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     return state, {key: jax.ShapeDtypeStruct(*value) for key, value in shapes.items()}
 
 
-PLATFORMS = ("cuda", "tpu")
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @pytest.fixture
