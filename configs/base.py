@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 2  # over all devices
     config.accumulate = 1  # parts that a device takes its share in, one after the other
     config.average_decay = 0.0  # of the exponential average of the weights that is predicted with; 0 for none
+    config.freeze_statistics = False  # BatchNorm normalises by its running statistics, which stay as they are
     config.reset_upsampling = False  # make transposed convolutions bilinear again after --init
 
     config.losses = ConfigDict()

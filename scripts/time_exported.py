@@ -1,16 +1,19 @@
-"""Times networks in JAX and, exported, in onnxruntime, in turn in one process; prints a line of JSON for each.
+"""Times networks in JAX and, exported, in onnxruntime and PyTorch, in turn in one process; a line of JSON for each.
 
     python scripts/time_exported.py --size 320 stage3.pth
 
 Without weights, the package's own. Milliseconds for one image, the median of the runs: of the clock, and of the
-processor over all threads, which counts on a machine that others use too.
+processor over all threads, which counts on a machine that others use too. PyTorch, as it is and compiled, is timed
+where it is installed, on the same layers with BatchNorm folded (`torch_network.py`), channels last.
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
     Args:
       predictor: the network.
       repeats: timed runs of each.
-      threads: that onnxruntime computes with.
+      threads: that onnxruntime and PyTorch compute with.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -46,6 +49,8 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
         "jax_with_batchnorm": lambda: np.asarray(saliency_maps(predictor.model, trained, square)),
         "onnxruntime": lambda: session.run(None, inputs)[0][:, 0],
     }
+    if importlib.util.find_spec("torch") is not None:
+        runs.update(_in_torch(exported, inputs["image"], threads))
     answers = {name: [run(), run()][0] for name, run in runs.items()}
     clock: dict[str, list[float]] = {name: [] for name in runs}
     processor: dict[str, list[float]] = {name: [] for name in runs}
@@ -63,6 +68,22 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
         "processor_ms": {name: round(statistics.median(times), 1) for name, times in processor.items()},
         "largest_difference": {name: float(np.abs(answers[name] - answers["jax"]).max()) for name in runs},
     }
+
+
+def _in_torch(exported: bytes, image: np.ndarray, threads: int) -> dict[str, Callable[[], np.ndarray]]:
+    import torch
+    from torch_network import TorchNetwork
+
+    torch.set_num_threads(threads)
+    network = TorchNetwork(exported).eval().to(memory_format=torch.channels_last)
+    images = torch.from_numpy(image).to(memory_format=torch.channels_last)
+
+    def run(network: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+        with torch.inference_mode():
+            saliency: np.ndarray = network(images)[:, 0].numpy()
+            return saliency
+
+    return {"torch": partial(run, network), "torch_compiled": partial(run, torch.compile(network))}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The allocator's settings do what they are for: memory that was freed is not faulted in again, and pages are large."""
+"""The allocator's settings do what they are for: memory that was freed is not faulted in again, pages are large, and
+what lies idle between others is given back once there is much of it."""
 
 import os
 import subprocess
@@ -23,6 +24,24 @@ print(kept, min(faults[1:]), *huge)
 """
 
 
+HOLE = """
+import numpy as np
+from purinet_jax.memory import GrowthBound, keep_freed_memory
+
+def mebibytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+keep_freed_memory()
+bound = GrowthBound()
+given = [bound.check(), bound.check()]
+hole, after = np.ones(256 * 2**20, np.uint8), np.ones(16 * 2**20, np.uint8)
+del hole
+before = mebibytes()
+given.append(bound.check())
+print(*given, before - mebibytes())
+"""
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of the GNU C library")
 def test_freed_memory_is_used_again() -> None:
     root = Path(__file__).resolve().parents[1]
@@ -41,3 +60,12 @@ def test_freed_memory_is_used_again() -> None:
     if setting.exists() and "[never]" not in setting.read_text():
         assert int(huge_kib) > 100 * 1024
     assert int(run("plain")[1]) > 100  # pages of at most 2 MiB: 128 of them
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of the GNU C library")
+def test_a_hole_in_the_heap_is_given_back() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-c", HOLE], capture_output=True, text=True, check=True, env=environment)
+    *given, mebibytes = done.stdout.split()
+    assert given == ["False", "False", "True"]
+    assert int(mebibytes) > 200

@@ -220,11 +220,14 @@ def test_a_program_that_jax_cannot_read_is_done_without(small: Predictor) -> Non
 def test_lists_of_any_length_and_sizes(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.predict([]) == []
     images = [RGB, RGB[:20], RGB[:, :30]]
-    monkeypatch.setattr(room, "_MOST_AT_ONCE", 2)
+    alone = [small.predict(image) for image in images]
+    for image, saliency in zip(small.predict(images), alone, strict=True):
+        np.testing.assert_array_equal(image, saliency)
+    monkeypatch.setattr(room, "_most_at_once", lambda: 2)
     maps = small.predict(images)
     assert [saliency.shape for saliency in maps] == [(40, 50), (20, 50), (40, 30)]
-    for image, saliency in zip(images, maps, strict=True):
-        np.testing.assert_allclose(saliency, small.predict(image), atol=1e-5)
+    for image, saliency in zip(maps, alone, strict=True):
+        np.testing.assert_allclose(image, saliency, atol=1e-5)
 
 
 def test_another_size_is_another_map(small: Predictor) -> None:

@@ -280,6 +280,20 @@ def test_the_average_follows_the_variables_and_is_what_predicts() -> None:
         assert_close(state.variables, now, 1e-5)
 
 
+@pytest.mark.slow
+def test_frozen_statistics_stay_and_normalise() -> None:
+    state = tiny_state().replace(freeze_statistics=True)  # type: ignore[attr-defined]
+    batch = tiny_batch(0)
+    _, statistics, losses = jax.jit(gradients)(state, state.batch_stats, batch)
+    assert_close(statistics, state.batch_stats, 0)
+    images = normalise(batch["image"], state.model.backbone.pixel_mean, state.model.backbone.pixel_std)
+    maps = jax.jit(state.model.apply)(state.variables, images)  # as in prediction
+    expected = state.losses(maps, batch, state.objective)
+    assert losses.keys() == expected.keys()
+    for name, value in losses.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+
+
 def test_batches_are_placed_ahead_and_in_order() -> None:
     taken: list[int] = []
 

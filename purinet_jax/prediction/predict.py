@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
-# `Predictor.predict` takes a list in parts of this many, so that a long one does not fill the device.
-_MOST_AT_ONCE = 8
 
 _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
@@ -123,8 +121,8 @@ class Predictor:
         if not isinstance(images, list | tuple):
             return self._predict_some([images], size, refine)[0]
         maps: list[np.ndarray] = []
-        for start in range(0, len(images), _MOST_AT_ONCE):
-            maps += self._predict_some(images[start : start + _MOST_AT_ONCE], size, refine)
+        for start in range(0, len(images), most := _most_at_once()):
+            maps += self._predict_some(images[start : start + most], size, refine)
         return maps
 
     def _predict_some(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
@@ -230,6 +228,12 @@ def predict_stream(
         return finish(index, released_map(saliency, image.shape), image.beside)
 
     yield from answer_stream(predictor.squashed_maps, count, squash, complete, batch_size=batch_size)
+
+
+def _most_at_once() -> int:
+    """How many images of a list the network takes at once: so many that a long list does not fill the device. On CPUs
+    one, for which the package's own network is traced already; in batches an image takes no less time there."""
+    return 1 if jax.default_backend() == "cpu" else 8
 
 
 def _pixels(image: ImageLike) -> np.ndarray:

@@ -51,6 +51,7 @@ class TrainState:
     accumulate: int = flax.struct.field(pytree_node=False, default=1)
     average_decay: float = flax.struct.field(pytree_node=False, default=0.0)
     losses: Losses = flax.struct.field(pytree_node=False, default=purnet_losses)
+    freeze_statistics: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -66,10 +67,12 @@ def create_state(
     accumulate: int = 1,
     average_decay: float = 0.0,
     losses: Losses = purnet_losses,
+    freeze_statistics: bool = False,
 ) -> TrainState:
     """The state before the first step. `variables` are copied: the step donates its state's buffers.
 
-    `losses` takes the place of `purnet_losses` where something else shall be minimised.
+    `losses` takes the place of `purnet_losses` where something else shall be minimised. With `freeze_statistics`
+    BatchNorm normalises as in prediction, by its running statistics, which then stay as they are.
     """
 
     def copy() -> dict[str, Any]:
@@ -89,6 +92,7 @@ def create_state(
         accumulate=accumulate,
         average_decay=average_decay,
         losses=losses,
+        freeze_statistics=freeze_statistics,
     )
 
 
@@ -112,9 +116,8 @@ def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, A
 
     def forward(params: Any) -> tuple[tuple[Array, ...], tuple[Any, dict[str, Array]]]:
         images = normalise(batch["image"], state.model.backbone.pixel_mean, state.model.backbone.pixel_std)
-        maps, updates = state.model.apply(
-            {"params": params, "batch_stats": batch_stats}, images, train=True, mutable=["batch_stats"]
-        )
+        variables, train = {"params": params, "batch_stats": batch_stats}, not state.freeze_statistics
+        maps, updates = state.model.apply(variables, images, train=train, mutable=["batch_stats"])
         losses = state.losses(maps, batch, state.objective)
         rest = tuple(name for name in losses if all(name not in own for own in OWN_LOSSES.values()))
         sums = tuple(

@@ -31,6 +31,7 @@ from purinet_jax.data import (
 )
 from purinet_jax.errors import InputError
 from purinet_jax.locks import only_process
+from purinet_jax.memory import GrowthBound
 from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.model import PurNet, build_model, named_attentions, without_device_axis
 from purinet_jax.processes import check_same, from_all, is_first
@@ -159,7 +160,16 @@ def train(
         stop,
         checkpoints.open_checkpoints(output, config.loop.keep) as checkpointer,
     ):
-        state = create_state(model, variables, optimizer, objective, config.accumulate, config.average_decay, losses)
+        state = create_state(
+            model,
+            variables,
+            optimizer,
+            objective,
+            config.accumulate,
+            config.average_decay,
+            losses,
+            config.freeze_statistics,
+        )
         if resuming:
             run = checkpoints.read_run(checkpointer)
             if run["data"] != pairs.fingerprint:
@@ -200,6 +210,7 @@ def train(
         )
         saved = start if resuming else None
         profiler = Profiler(output / "profile", start + 2, profile if first else 0)
+        growth = GrowthBound()
         with batches, profiler, RunLog(output if first else None, config, model, start, progress) as log:
             placed = place_batches(batches, devices)
             if config.loop.validate_first and validation_pairs is not None and not start and not validated:
@@ -228,6 +239,7 @@ def train(
                     log.panel(done, state, batch)
                 if due or validate:
                     log.flush()  # raises for NaN before the state it made is saved
+                    growth.check()
                     mae = None
                     if validate:
                         mae = _validate(state, validation_pairs, config, log, watchdog, validated)
