@@ -2,9 +2,9 @@
 
     python scripts/time_exported.py --size 320 stage3.pth
 
-Without weights, the package's own. Milliseconds for one image, the median of the runs: of the clock, and of the
-processor over all threads, which counts on a machine that others use too. PyTorch, as it is and compiled, is timed
-where it is installed, on the same layers with BatchNorm folded (`torch_network.py`), channels last.
+Without weights, the package's own. Milliseconds for one image, medians of means over four in a row: of the clock, and
+of the processor over all threads, which counts on a machine that others use too. PyTorch, as it is and compiled, is
+timed where it is installed, on the same layers with BatchNorm folded (`torch_network.py`), channels last.
 """
 
 import argparse
@@ -25,13 +25,15 @@ from purinet_jax.export import export_onnx, export_stablehlo
 from purinet_jax.network import saliency_maps
 from purinet_jax.prediction import Predictor, load
 
+_IN_A_ROW = 4
+
 
 def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, Any]:
     """JSON values: sizes of the exported files in bytes, milliseconds of each, and the largest difference of maps.
 
     Args:
       predictor: the network.
-      repeats: timed runs of each.
+      repeats: how often each is timed, over four runs in a row.
       threads: that onnxruntime and PyTorch compute with.
     """
     options = onnxruntime.SessionOptions()
@@ -56,10 +58,12 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
     processor: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            run()  # the threads of the one before may go on for a while, waiting for more
             start = time.perf_counter(), time.process_time()
-            run()
-            clock[name].append(1000 * (time.perf_counter() - start[0]))
-            processor[name].append(1000 * (time.process_time() - start[1]))
+            for _ in range(_IN_A_ROW):
+                run()
+            clock[name].append(1000 * (time.perf_counter() - start[0]) / _IN_A_ROW)
+            processor[name].append(1000 * (time.process_time() - start[1]) / _IN_A_ROW)
     return {
         "size": predictor.size,
         "onnx_bytes": len(exported),
@@ -90,7 +94,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="*", type=Path, help="runs' folders or files (default: the package's)")
     parser.add_argument("--size", type=int)
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
     for path in arguments.weights or [None]:
         print(json.dumps({"weights": path and path.name, **compare(load(path, arguments.size), arguments.repeats)}))
