@@ -47,7 +47,7 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
     inputs = {"image": np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))}
     trained = jax.device_put(predictor.variables)
     runs: dict[str, Callable[[], np.ndarray]] = {
-        "jax": lambda: np.asarray(saliency_maps(predictor.model, predictor.folded, square)),
+        "jax": lambda: predictor.squashed_maps([square[0]], 1),  # as `purinet predict` does
         "jax_with_batchnorm": lambda: np.asarray(saliency_maps(predictor.model, trained, square)),
         "onnxruntime": lambda: session.run(None, inputs)[0][:, 0],
     }

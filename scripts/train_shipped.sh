@@ -35,5 +35,5 @@ eights=(--config.batch_size=8 --config.average_decay=0.999)
 phase 224 1900 "${eights[@]}" --config.optimizer.rate=1e-3 --config.optimizer.warmup_steps=100 --config.average_decay=0.998
 phase 288 1800 "${eights[@]}" --config.optimizer.rate=7e-4 --config.optimizer.warmup_steps=100
 # By fours: eight images of 320² take more than 13 GB. So few give BatchNorm noisy statistics; those there are stay.
-phase 320 3600 --config.batch_size=4 --config.average_decay=0.9995 --config.optimizer.rate=3e-4 \
+phase 320 3000 --config.batch_size=4 --config.average_decay=0.9995 --config.optimizer.rate=3e-4 \
   --config.optimizer.warmup_steps=100 --config.freeze_statistics=True

@@ -217,6 +217,14 @@ def test_a_program_that_jax_cannot_read_is_done_without(small: Predictor) -> Non
 
 
 @pytest.mark.slow
+def test_a_jax_that_does_not_know_the_compilers_options_answers_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    square = np.random.default_rng(0).integers(0, 256, (288, 288, 3), np.uint8)
+    known = load("lite").squashed_maps([square], 1)
+    monkeypatch.setattr(room, "_COMPILER_OPTIONS", {"of_another_time": True})
+    np.testing.assert_allclose(load("lite").squashed_maps([square], 1), known, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_lists_of_any_length_and_sizes(small: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small.predict([]) == []
     images = [RGB, RGB[:20], RGB[:, :30]]

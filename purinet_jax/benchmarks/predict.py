@@ -74,14 +74,13 @@ def _network(size: int, repeats: int) -> dict[str, Any]:
     """The network alone, in a fresh process: one image at a time, from uint8 pixels to the map."""
     import jax
 
-    from purinet_jax.network.inference import saliency_maps
     from purinet_jax.prediction.predict import load
 
     predictor = load(size=size)
-    image = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
 
     def run() -> None:
-        jax.block_until_ready(saliency_maps(predictor.model, predictor.folded, image))
+        predictor.squashed_maps([image], 1)
 
     def run_ten() -> None:  # are one timing: a single run is of the order of the clock's disturbances
         for _ in range(10):
