@@ -33,7 +33,7 @@ ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 
 # On CPUs, convolutions as YNNPACK's matrix products, which XLA leaves to it for 1×1 alone: a light network answers one
 # image in a twentieth less time. Several images at once take as long as before, and a train step takes longer.
-_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+_COMPILER_OPTIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
