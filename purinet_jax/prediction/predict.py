@@ -4,6 +4,7 @@ released code does it, to the grey level, for measuring (`predict_stream`). Stre
 beside the device.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
-
 
 # On CPUs, convolutions as YNNPACK's matrix products, which XLA leaves to it for 1×1 alone: a light network answers one
 # image in a twentieth less time. Several images at once take as long as before, and a train step takes longer.
@@ -91,10 +91,10 @@ class Predictor:
             lowered = jax.jit(program.call).lower(self.folded, images)
         except Exception:  # of many kinds, where the program is of another time than JAX
             return None
-        try:
-            return lowered.compile(compiler_options=_COMPILER_OPTIONS)
-        except Exception:  # a JAX that does not know them
-            return lowered.compile()
+        for options in (_COMPILER_OPTIONS, None):  # none for a JAX that does not know them
+            with contextlib.suppress(Exception):
+                return lowered.compile(compiler_options=options)
+        return None
 
     @overload
     def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
