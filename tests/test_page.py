@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from served import Served, serving
 from test_files import Brightness
 
@@ -291,6 +291,16 @@ def test_it_is_readable_on_a_small_screen_by_day_and_by_night(page: Page, photos
 def test_a_token_is_asked_for_and_kept_for_the_tab(browser: Browser, photos: list[Path]) -> None:
     with serving(Brightness(attention=False), token="s3cret") as served, browser.new_context() as context:
         page = context.new_page()
+        late: list[Route] = []
+
+        def hold_one(route: Route) -> None:
+            """The answer to a wrong token that comes after the right one is given."""
+            if route.request.headers.get("authorization") == "Bearer wrong" and not late:
+                late.append(route)
+            else:
+                route.continue_()
+
+        page.route("**/v1/cutout**", hold_one)
         page.goto(f"http://127.0.0.1:{served.port}/")
         page.locator("#files").set_input_files(photos)
         field = page.get_by_label("This server asks for a token")
@@ -299,6 +309,7 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(browser: Browser, photos: lis
             field.fill(token)
             with page.expect_response("**/v1/cutout**"):
                 page.keyboard.press("Enter")
+        late[0].continue_()
         expect(page.get_by_role("status")).to_have_text("2 pictures, cut-outs ready.")
         expect(field).to_be_hidden()
         expect(page.get_by_role("radio", name="Attention")).to_be_hidden()

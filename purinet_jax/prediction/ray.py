@@ -312,7 +312,7 @@ def _reports(
             fn_constructor_kwargs={"output": output, "rows": rows, "filesystem": archive.filesystem, **arguments},
             batch_format="pyarrow",
             batch_size=max(map(len, tables)),
-            compute=ray.data.ActorPoolStrategy(size=count),
+            compute=ray.data.ActorPoolStrategy(size=min(count, len(tables))),
             max_task_retries=0,
             **_ACTOR[kind],
         )

@@ -59,6 +59,7 @@ function ask(file, path, signal) {
 async function request(file, path, signal) {
   for (let attempt = 1; ; attempt++) {
     let response;
+    const sent = token;
     try {
       const headers = token ? { Authorization: `Bearer ${token}` } : {};
       response = await fetch(`v1/${path}`, { method: "POST", body: file, headers, signal });
@@ -68,7 +69,8 @@ async function request(file, path, signal) {
     }
     if (response.ok) return response.blob();
     if (response.status === 401) {
-      await (tokenGiven ??= askForToken());
+      // Another may have been given while this one was on its way.
+      if (token === sent) await (tokenGiven ??= askForToken());
       continue;
     }
     const { reason } = await response.json().catch(() => ({ reason: `the server answered ${response.status}` }));
