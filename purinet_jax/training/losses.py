@@ -183,6 +183,15 @@ def gaussian_window(size: int = 11, sigma: float = 1.5) -> np.ndarray:
     return (window / window.sum()).astype(np.float32)
 
 
+def _window_sums(side: int) -> np.ndarray:
+    """[side − 10, side]: each row has the Gaussian window where it lies."""
+    window = gaussian_window()
+    places = np.arange(side - len(window) + 1)
+    matrix = np.zeros((len(places), side), np.float32)
+    matrix[places[:, None], places[:, None] + np.arange(len(window))] = window
+    return matrix
+
+
 def windowed_ssim(x: Array, y: Array) -> Array:
     """Mean SSIM of Wang et al. 2004: 11×11 Gaussian (σ = 1.5), windows inside the image, range 1.
 
@@ -190,24 +199,20 @@ def windowed_ssim(x: Array, y: Array) -> Array:
     """
     if min(x.shape[1:3]) < 11:
         raise ValueError(f"windowed SSIM needs sides of at least 11, not {x.shape[1]}×{x.shape[2]}")
-    window = gaussian_window()
+    # Separable, as a product with a band matrix for each side: shifted sums take ten times as long on CPUs.
+    rows, columns = (_window_sums(side) for side in x.shape[1:3])
 
     def blur(image: Array) -> Array:
-        # Separable, as shifted sums: the same for any number of channels, and no grouped convolution.
-        for axis in (1, 2):
-            length = image.shape[axis] - len(window) + 1
-            image = sum(  # type: ignore[assignment]
-                float(weight) * lax.slice_in_dim(image, i, i + length, axis=axis) for i, weight in enumerate(window)
-            )
-        return image
+        return jnp.matmul(rows, jnp.matmul(image, columns.T, precision="highest"), precision="highest")
 
+    x, y = (jnp.moveaxis(image, -1, 1) for image in (x, y))
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (var_x + var_y + c2)
-    return (luminance * structure).mean((1, 2))
+    return (luminance * structure).mean((2, 3))
 
 
 def ssim_loss(logits: Array, target: Array, valid: Array | None = None) -> Array:
