@@ -66,12 +66,12 @@ def test_four_devices_equal_one(one_device: TrainState) -> None:
 @pytest.mark.slow
 def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
-    state = jax.device_put(tiny_state(), NamedSharding(mesh, PartitionSpec()))
+    state = jax.device_put(tiny_state(attention=()), NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(train_step)
     for number in range(STEPS):
         batch = jax.device_put(tiny_batch(number), NamedSharding(mesh, PartitionSpec("batch")))
         state, metrics = step(state, batch)
-    pmapped, pmapped_metrics = train_pmapped(4)
+    pmapped, pmapped_metrics = train_pmapped(4, attention=())
     assert_close(pmapped.variables, state.variables, 1e-5)
     for name, value in metrics.items():
         np.testing.assert_allclose(pmapped_metrics[name], value, rtol=1e-4, err_msg=name)
@@ -162,7 +162,7 @@ def test_a_loss_of_ones_own_is_followed_by_all_but_the_attentions_pyramids() -> 
 
 def test_clipping_bounds_the_update() -> None:
     options = {"clip_norm": 1e-3, "weight_decay": 0.0}
-    state = tiny_state(optimizer=options)
+    state = tiny_state(optimizer=options, attention=())
     clipped, metrics = jax.jit(train_step)(state, tiny_batch(0))
     assert metrics["gradient_norm"] > 1e-2
     pairs = zip(jax.tree.leaves(clipped.params), jax.tree.leaves(state.params), strict=True)
