@@ -46,6 +46,7 @@ def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, 
         if process.returncode > 0:
             raise SystemExit(f"kill {number}: the run ended with code {process.returncode}: {said}")
         _check_readable(output)
+        print(f"kill {number + 1} of {kills}: {stages[-1]}", file=sys.stderr)
     done = subprocess.run([*command, str(output)], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"the run did not end well: {done.stderr}")
