@@ -195,8 +195,8 @@ def _window_sums(side: int) -> np.ndarray:
 def windowed_ssim(x: Array, y: Array) -> Array:
     """Mean SSIM of Wang et al. 2004: 11×11 Gaussian (σ = 1.5), windows inside the image, range 1.
 
-    `x` and `y` are [batch, height, width, channels] with sides of at least 11, or one of them has a single channel, with
-    which each of the other is compared; returns [batch, channels] in [−1, 1].
+    `x` and `y` are [batch, height, width, channels] with sides of at least 11, or one of them has a single channel,
+    with which each of the other is compared; returns [batch, channels] in [−1, 1].
     """
     if min(x.shape[1:3]) < 11:
         raise ValueError(f"windowed SSIM needs sides of at least 11, not {x.shape[1]}×{x.shape[2]}")
