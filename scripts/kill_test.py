@@ -8,6 +8,7 @@ started again. The parameters of both must be the same to the last bit. Prints J
 """
 
 import argparse
+import contextlib
 import json
 import random
 import subprocess
@@ -37,9 +38,10 @@ def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, 
     steps = sorted(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
     last = steps[-1]
     for number in range(kills):
+        left = _unfinished(output)  # by the kill before
         process = subprocess.Popen([*command, str(output)], stderr=subprocess.PIPE, text=True)
         try:
-            stages.append(_kill(process, output, generator, last * (number + 1) // (kills + 1)))
+            stages.append(_kill(process, output, generator, last * (number + 1) // (kills + 1), left))
         finally:
             process.kill()
             _, said = process.communicate()
@@ -56,15 +58,17 @@ def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, 
     return {"seed": seed, "kills": kills, "stages": stages, "tensors": len(theirs), "different": different}
 
 
-def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Random, step: int) -> str:
+def _kill(
+    process: "subprocess.Popen[str]", output: Path, generator: random.Random, step: int, left: set[tuple[str, int]]
+) -> str:
     """Kills it in a stage drawn at random; what the run has come to by then is waited for up to five minutes."""
     stage = generator.choice(("starting", "stepping", "saving"))
     limit = time.monotonic() + 300
-    folder, log = output / "checkpoints", output / "log.jsonl"
+    log = output / "log.jsonl"
 
     def reached() -> bool:
-        if stage == "saving":  # a checkpoint that is not whole yet
-            return any("tmp" in child.name for child in _children(folder))
+        if stage == "saving":
+            return not _unfinished(output) <= left
         lines = log.read_bytes().splitlines() if log.exists() else []
         return bool(lines) and _step(lines[-1]) > step
 
@@ -77,6 +81,16 @@ def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Rand
     ended = process.poll() is not None
     process.kill()
     return "ended before" if ended else stage
+
+
+def _unfinished(output: Path) -> set[tuple[str, int]]:
+    """Names and inodes of the checkpoints that are not whole yet."""
+    found = set()
+    for child in _children(output / "checkpoints"):
+        with contextlib.suppress(FileNotFoundError):  # it has just got its final name
+            if "tmp" in child.name:
+                found.add((child.name, child.stat().st_ino))
+    return found
 
 
 def _step(line: bytes) -> int:

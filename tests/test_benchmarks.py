@@ -86,7 +86,6 @@ def test_predicting_is_measured_from_the_command_line_on() -> None:
     first, folder = result["first_picture_s"], result["folder"]
     # Whole processes all, which hold more than their network's answers.
     assert 0 < result["network"]["median_ms"] < 1000 * min(first["with_cache"], first["without_cache"])
-    assert first["with_cache"] < first["without_cache"]
     assert folder["images_per_second"] == pytest.approx(3 / folder["seconds"], rel=0.01, abs=0.005)
     assert folder["seconds"] * 1000 > 3 * result["network"]["minimum_ms"]
     assert folder["peak_memory_mib"] > 50
