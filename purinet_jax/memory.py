@@ -18,7 +18,8 @@ def keep_freed_memory() -> bool:
 
     A train step on the CPU allocates gigabytes anew each time; given back in between, every page of it is faulted in
     and zeroed again. Kept, the step of PurNet-Lite took three quarters of the time (docs/training.md); that of
-    ResNet-50, as long as before. The process then stays as large as it once was.
+    ResNet-50, as long as before. The process then stays as large as it once was. Predicting is no faster by it, and its
+    first picture slower: its allocations are small, and threads wait for each other where all take from one arena.
 
     The memory that is kept lies in pages of 2 MiB where the system gives such to who asks (Linux' usual setting): with
     pages of 4 KiB the processor spends a tenth to a fifth of a step on looking them up.

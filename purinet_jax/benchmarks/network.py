@@ -152,6 +152,7 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
     from purinet_jax.network.folding import fold_batchnorm
     from purinet_jax.network.inference import saliency_maps
     from purinet_jax.network.model import build_model
+    from purinet_jax.prediction.predict import compile_answer
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])
@@ -162,7 +163,7 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
         images = images.astype(jnp.float32)
         compiled = jax.jit(model.apply).lower(variables, images).compile()
     else:
-        compiled = saliency_maps.lower(model, variables, images).compile()
+        compiled = compile_answer(saliency_maps.lower(model, variables, images))
     return _program(lambda: jax.block_until_ready(compiled(variables, images)), compiled)
 
 

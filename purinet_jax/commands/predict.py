@@ -110,10 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     # Only now, because it imports JAX.
     from purinet_jax.devices import describe_devices
-    from purinet_jax.memory import keep_freed_memory
     from purinet_jax.prediction.predict import load
 
-    keep_freed_memory()  # of each image's planes; faulted in anew they would take longer than what is done with them
     say_devices(describe_devices(arguments.require), arguments.quiet)
     predictor = load(arguments.checkpoint, arguments.size)
     done: list[Path] = []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import jax
 import numpy as np
 from jax import Array, export
+from jax.stages import Compiled, Lowered, Wrapped
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
-# On CPUs, convolutions as YNNPACK's matrix products, which XLA leaves to it for 1×1 alone: a light network answers one
-# image in a twentieth less time. Several images at once take as long as before, and a train step takes longer.
-_COMPILER_OPTIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+# On CPUs, every product by Eigen. YNNPACK, which XLA otherwise calls for products and convolutions, takes a fifth more
+# time for a light network's many small ones.
+_COMPILER_OPTIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
@@ -91,9 +92,8 @@ class Predictor:
             lowered = jax.jit(program.call).lower(self.folded, images)
         except Exception:  # of many kinds, where the program is of another time than JAX
             return None
-        for options in (_COMPILER_OPTIONS, None):  # none for a JAX that does not know them
-            with contextlib.suppress(Exception):
-                return lowered.compile(compiler_options=options)
+        with contextlib.suppress(Exception):  # as above
+            return compile_answer(lowered)
         return None
 
     @overload
@@ -156,7 +156,7 @@ class Predictor:
             return np.asarray(self._compiled(self.folded, batch))
         from purinet_jax.network.inference import saliency_maps
 
-        return np.asarray(saliency_maps(self.model, self.folded, batch))[: len(images)]
+        return np.asarray(self._answer(saliency_maps, batch))[: len(images)]
 
     def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> "list[Maps]":
         """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
@@ -164,11 +164,36 @@ class Predictor:
         from purinet_jax.network.inference import finest_maps
         from purinet_jax.network.model import Maps
 
-        maps = finest_maps(self.model, self.folded, _filled_up(images, batch_size))
+        maps = self._answer(finest_maps, _filled_up(images, batch_size))
         kinds: list[list[Any]] = [[np.asarray(level) for level in kind] for kind in maps]
         return [
             Maps(*(tuple(level[index : index + 1] for level in kind) for kind in kinds)) for index in range(len(images))
         ]
+
+    def _answer(self, function: Any, batch: np.ndarray) -> Any:
+        """What a jitted function of model, variables and images answers to a batch."""
+        return _program(function, self.model, self._shapes, batch.shape)(self.folded, batch)
+
+    @functools.cached_property
+    def _shapes(self) -> tuple[Any, ...]:
+        leaves, structure = jax.tree.flatten(self.folded)
+        return structure, *(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@functools.cache
+def _program(function: Wrapped, model: "PurNet", variables: tuple[Any, ...], batch: tuple[int, ...]) -> Compiled:
+    """The function compiled for shapes: of the variables (structure, then leaves) and of the batch (uint8)."""
+    structure, *leaves = variables
+    shapes = jax.tree.unflatten(structure, leaves)
+    return compile_answer(function.lower(model, shapes, jax.ShapeDtypeStruct(batch, np.uint8)))
+
+
+def compile_answer(lowered: Lowered) -> Compiled:
+    """Compiles what a network answers as this room does everywhere: on CPUs with options of the compiler's that suit
+    it, where this JAX knows them."""
+    with contextlib.suppress(Exception):
+        return lowered.compile(compiler_options=_COMPILER_OPTIONS)
+    return lowered.compile()
 
 
 def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:

@@ -20,7 +20,6 @@ from pyarrow.fs import FileSystem
 
 from purinet_jax.data.images import encode
 from purinet_jax.errors import InputError
-from purinet_jax.memory import keep_freed_memory
 from purinet_jax.prediction.files import check_kind, picture_stream
 from purinet_jax.prediction.pictures import Style
 from purinet_jax.prediction.ray_files import (
@@ -129,7 +128,6 @@ class _Worker:
     def __init__(self, output: Output, rows: int, filesystem: FileSystem | None, **arguments: Any) -> None:
         self._output, self._rows, self._filesystem = output, rows, filesystem
         self._error: str | None = None
-        keep_freed_memory()  # as `purinet predict` does
         try:
             self._predictor = BatchPredictor(filesystem=filesystem, **arguments)
         except InputError as error:  # Ray would show it as tracebacks
