@@ -24,6 +24,7 @@ import onnxruntime
 from purinet_jax.export import export_onnx, export_stablehlo
 from purinet_jax.network import saliency_maps
 from purinet_jax.prediction import Predictor, load
+from purinet_jax.prediction.predict import compile_answer
 
 _IN_A_ROW = 4
 
@@ -46,9 +47,10 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
     normalised = (square.astype(np.float32) / 255 - np.float32(backbone.pixel_mean)) / np.float32(backbone.pixel_std)
     inputs = {"image": np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))}
     trained = jax.device_put(predictor.variables)
+    with_batchnorm = compile_answer(saliency_maps.lower(predictor.model, trained, square))
     runs: dict[str, Callable[[], np.ndarray]] = {
         "jax": lambda: predictor.squashed_maps([square[0]], 1),  # as `purinet predict` does
-        "jax_with_batchnorm": lambda: np.asarray(saliency_maps(predictor.model, trained, square)),
+        "jax_with_batchnorm": lambda: np.asarray(with_batchnorm(trained, square)),
         "onnxruntime": lambda: session.run(None, inputs)[0][:, 0],
     }
     if importlib.util.find_spec("torch") is not None:
