@@ -89,12 +89,9 @@ class Predictor:
             program = export.deserialize(bytearray(self._traced.program))
             if jax.default_backend() not in program.platforms:
                 return None
-            lowered = jax.jit(program.call).lower(self.folded, images)
+            return compile_answer(jax.jit(program.call).lower(self.folded, images))
         except Exception:  # of many kinds, where the program is of another time than JAX
             return None
-        with contextlib.suppress(Exception):  # as above
-            return compile_answer(lowered)
-        return None
 
     @overload
     def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
