@@ -38,10 +38,9 @@ def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, 
     steps = sorted(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
     last = steps[-1]
     for number in range(kills):
-        left = _unfinished(output)  # by the kill before
         process = subprocess.Popen([*command, str(output)], stderr=subprocess.PIPE, text=True)
         try:
-            stages.append(_kill(process, output, generator, last * (number + 1) // (kills + 1), left))
+            stages.append(_kill(process, output, generator, last * (number + 1) // (kills + 1)))
         finally:
             process.kill()
             _, said = process.communicate()
@@ -58,13 +57,12 @@ def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, 
     return {"seed": seed, "kills": kills, "stages": stages, "tensors": len(theirs), "different": different}
 
 
-def _kill(
-    process: "subprocess.Popen[str]", output: Path, generator: random.Random, step: int, left: set[tuple[str, int]]
-) -> str:
+def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Random, step: int) -> str:
     """Kills it in a stage drawn at random; what the run has come to by then is waited for up to five minutes."""
     stage = generator.choice(("starting", "stepping", "saving"))
     limit = time.monotonic() + 300
     log = output / "log.jsonl"
+    left = _unfinished(output)  # by the kill before: this process has hardly begun
 
     def reached() -> bool:
         if stage == "saving":
