@@ -31,6 +31,7 @@ from purinet_jax.network.folding import find_folds
 from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import build_model, model_config
+from purinet_jax.network.platforms import for_all_platforms
 from purinet_jax.prediction import predict as room
 from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.pictures import Style
@@ -123,13 +124,24 @@ def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
             assert np.mean(np.abs(found - expected) > 1) <= 0.001
 
 
-@pytest.mark.parametrize(("answer", "operations"), [(saliency_maps, (24.5, 25.5)), (all_maps, (39.5, 41.5))])
-def test_the_answer_alone_computes_nothing_else(answer: Callable[..., Any], operations: tuple[float, float]) -> None:
-    """The released network at 320²: 25 billion multiplications and additions for the finest map, 40 for all."""
+@pytest.mark.parametrize(
+    ("answer", "operations", "for_cpus"), [(saliency_maps, (24.5, 25.5), 20), (all_maps, (39.5, 41.5), 30)]
+)
+def test_the_answer_alone_computes_nothing_else(
+    answer: Callable[..., Any], operations: tuple[float, float], for_cpus: float
+) -> None:
+    """The released network at 320²: 25 billion multiplications and additions for the finest map, 40 for all, and fewer
+    in the form for CPUs."""
     model = build_model(RELEASED)
     images = jax.ShapeDtypeStruct((1, 320, 320, 3), np.uint8)
-    program = answer.lower(model, released_shapes(), images)  # type: ignore[attr-defined]
-    assert operations[0] < program.cost_analysis()["flops"] / 2e9 < operations[1]
+
+    def counted() -> float:
+        program = answer.lower(model, released_shapes(), images)  # type: ignore[attr-defined]
+        return float(program.cost_analysis()["flops"]) / 2e9
+
+    with for_all_platforms():
+        assert operations[0] < counted() < operations[1]
+    assert counted() < for_cpus
 
 
 @functools.cache

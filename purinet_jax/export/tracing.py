@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr
 from jax.interpreters.partial_eval import dce_jaxpr_consts
 
 from purinet_jax.network.model import normalise
+from purinet_jax.network.platforms import for_all_platforms
 from purinet_jax.prediction.predict import Predictor
 
 
@@ -31,7 +32,8 @@ def traced_map(predictor: Predictor, images: jax.ShapeDtypeStruct) -> tuple[Clos
         answers: Any = model.apply(variables, inputs)
         return jax.nn.sigmoid(answers.saliency[0])
 
-    whole = jax.make_jaxpr(finest_map)(predictor.folded, images)
+    with for_all_platforms():
+        whole = jax.make_jaxpr(finest_map)(predictor.folded, images)
     jaxpr, constants, inputs = dce_jaxpr_consts(whole.jaxpr, [True])
     assert inputs[-1], "the answer must depend on the images"
     leaves = jax.tree.leaves_with_path(predictor.folded)

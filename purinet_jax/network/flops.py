@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from purinet_jax.network.model import PurNet, without_device_axis
+from purinet_jax.network.platforms import for_all_platforms
 
 
 @functools.cache
@@ -18,7 +19,8 @@ def forward_flops(model: PurNet, size: int) -> int:
     model = without_device_axis(model).clone(remat=False)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return count_flops(jax.make_jaxpr(model.apply)(variables, images).jaxpr)
+    with for_all_platforms():
+        return count_flops(jax.make_jaxpr(model.apply)(variables, images).jaxpr)
 
 
 def train_step_flops(model: PurNet, size: int) -> int:

@@ -21,63 +21,10 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from purinet_jax.network.convolution import convolution, unit_stride_convolution
+from purinet_jax.network.platforms import traced_for_cpus
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
-
-def convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Padding) -> Array:
-    """2-D convolution of `x` [batch, height, width, in] with `kernel` [height, width, in, out], NHWC."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Padding) -> Array:
-    """`convolution` of stride 1, with a gradient of its kernel that is fast on CPUs.
-
-    That gradient is itself a convolution, whose window is as large as the image and whose only contiguous axis is the
-    batch; XLA's CPU backend takes 1.7 times as long for it as for one convolution over the width alone per row of the
-    kernel, with the image's rows counted into the batch. Other platforms keep XLA's own form.
-    """
-    return convolution(x, kernel, 1, dilation, padding)
-
-
-def _unit_stride_forward(x: Array, kernel: Array, dilation: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return convolution(x, kernel, 1, dilation, padding), (x, kernel)
-
-
-def _unit_stride_backward(
-    dilation: int, padding: Padding, residuals: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    x, kernel = residuals
-
-    def kernel_gradient(x: Array, gradient: Array) -> Array:
-        return jax.vjp(lambda k: convolution(x, k, 1, dilation, padding), kernel)[1](gradient)[0]
-
-    def kernel_gradient_by_rows(x: Array, gradient: Array) -> Array:
-        batch, height, width, _ = gradient.shape
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        rows = []
-        for row in range(0, dilation * kernel.shape[0], dilation):
-            # in-channels stand in the batch's place, batch and rows in that of the features
-            x_row = x[:, row : row + height].reshape(batch * height, -1, x.shape[-1])
-            window = gradient.reshape(batch * height, width, -1)
-            layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
-            rows.append(lax.conv_general_dilated(x_row, window, (dilation,), "VALID", dimension_numbers=layout))
-        return jnp.stack(rows)
-
-    (x_gradient,) = jax.vjp(lambda x: convolution(x, kernel, 1, dilation, padding), x)[1](gradient)
-    return x_gradient, (kernel_gradient_by_rows if traced_for_cpus() else kernel_gradient)(x, gradient)
-
-
-unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
 
 
 _STATISTICS = "batch_statistics"
@@ -92,15 +39,6 @@ def rematerialised(function: Callable[..., Any], wanted: bool) -> Callable[..., 
     if not wanted:
         return function
     return nn.remat(function, policy=jax.checkpoint_policies.save_only_these_names(_STATISTICS))
-
-
-def traced_for_cpus() -> bool:
-    """Whether to trace the form that is fast on CPUs: where JAX has no other devices. Both forms give the same numbers.
-
-    `lax.platform_dependent` would choose when the program is lowered, and have every form traced each time, which made
-    tracing a train step half as long again.
-    """
-    return jax.default_backend() == "cpu"
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:

@@ -1,0 +1,137 @@
+"""Convolutions with fewer multiplications: Winograd's minimal filtering, over an image's rows.
+
+F(m, r) computes m neighbouring outputs of a filter of r taps with m + r − 1 multiplications instead of m · r, as
+y = Aᵀ((G g) ⊙ (Bᵀ d)) (Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray, CVPR 2016). Over rows and
+columns at once it would save more of them, but the sums before and after, of single pixels, cost on XLA's CPU backend
+what that saves. Over the rows alone they are sums of whole rows, each of which lies in one piece, and what stands for ⊙
+is a convolution of height 1.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# With more points, or larger ones, rounding errors grow: these cost a digit at the most.
+_POINTS = (0, 1, -1, 2, -2)
+
+
+@functools.cache
+def minimal_filtering(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The matrices of F(`outputs`, `taps`) by Toom and Cook, for the points 0, 1, −1, 2, −2 and infinity.
+
+    Returns:
+      Aᵀ [outputs, products], G [products, taps] and Bᵀ [products, inputs], float64, where products = inputs =
+      outputs + taps − 1, with which Aᵀ((G g) ⊙ (Bᵀ d)) is the correlation of d [inputs] with g [taps].
+
+    Raises:
+      ValueError: more points are needed than there are.
+    """
+    finite = outputs + taps - 2
+    if finite > len(_POINTS):
+        raise ValueError(f"F({outputs}, {taps}) needs {finite} points, there are {len(_POINTS)}")
+    points = [Fraction(point) for point in _POINTS[:finite]]
+    others = [[other for other in points if other != point] for point in points]
+    scales = [
+        math.prod((point - other for other in rest), start=Fraction(1))
+        for point, rest in zip(points, others, strict=True)
+    ]
+    after = [[point**i for point in points] + [Fraction(i == outputs - 1)] for i in range(outputs)]
+    kernel = [[point**j / scale for j in range(taps)] for point, scale in zip(points, scales, strict=True)]
+    kernel.append([Fraction(j == taps - 1) for j in range(taps)])
+    before = [[*_polynomial(rest), Fraction(0)] for rest in others]
+    before.append(_polynomial(points))
+    after_, kernel_, before_ = (np.array(matrix, np.float64) for matrix in (after, kernel, before))
+    return after_, kernel_, before_
+
+
+def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
+    """Coefficients, the constant first, of the product of all x − root."""
+    coefficients = [Fraction(1)]
+    for root in roots:
+        shifted = [Fraction(0), *coefficients]
+        coefficients = [high - root * low for high, low in zip(shifted, [*coefficients, Fraction(0)], strict=True)]
+    return coefficients
+
+
+def rows_in_a_tile(shape: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -> int | None:
+    """How many rows of an output of `shape` [batch, height, width, out] to compute at once, or none.
+
+    `kernel` is its shape [height, width, in, out]. The sums cost more than is saved where there are few channels, where
+    tiles do not fit the rows, and, those that make the kernels, where there are few pixels.
+    """
+    taps, _, *channels = kernel
+    if taps not in (2, 3) or min(channels) < 64 or math.prod(shape[:3]) < 1000:
+        return None
+    rows = -(-shape[1] // dilation)
+    products, tile = min(((tile + taps - 1) * -(-rows // tile), tile) for tile in (2, 3, 4))
+    return tile if products <= 0.85 * rows * taps else None
+
+
+def convolution_by_rows(x: Array, kernel: Array, dilation: int, padding: Padding, tile: int) -> Array:
+    """The convolution of stride 1 of `x` [batch, height, width, in] with `kernel` [height, width, in, out], `tile` rows
+    of the output at once."""
+    taps, _, _, features = kernel.shape
+    rows = x.shape[1] + sum(padding[0]) - dilation * (taps - 1)
+    after, for_kernel, before = minimal_filtering(tile, taps)
+    inputs = _tiles(x, rows, taps, dilation, padding[0][0], tile)
+    products = []
+    for weights, kernel_weights in zip(before, for_kernel, strict=True):
+        part = _weighted(weights, inputs)
+        product = lax.conv_general_dilated(
+            part.reshape(len(x), -1, *part.shape[3:]),
+            _weighted(kernel_weights, list(kernel))[None],
+            window_strides=(1, 1),
+            padding=((0, 0), padding[1]),
+            rhs_dilation=(1, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        products.append(product.reshape(*part.shape[:3], -1, features))
+    y = jnp.stack([_weighted(weights, products) for weights in after], 2)
+    return y.reshape(len(x), -1, y.shape[4], features)[:, :rows]
+
+
+def kernel_gradient_by_rows(x: Array, gradient: Array, taps: int, dilation: int, padding: Padding, tile: int) -> Array:
+    """The kernel's gradient of `convolution_by_rows`, [taps, width, in, out]; `gradient` [batch, height, width, out] is
+    its output's."""
+    batch, rows, width, features = gradient.shape
+    after, for_kernel, before = minimal_filtering(tile, taps)
+    x = jnp.pad(x, ((0, 0), (0, 0), padding[1], (0, 0)))
+    inputs = _tiles(x, rows, taps, dilation, padding[0][0], tile)
+    tiles = inputs[0].shape[1]
+    gradient = jnp.pad(gradient, ((0, 0), (0, tiles * tile * dilation - rows), (0, 0), (0, 0)))
+    gradient = gradient.reshape(batch, tiles, tile, dilation, width, features)
+    gradients = [gradient[:, :, i] for i in range(tile)]
+    products = []
+    for weights, gradient_weights in zip(before, after.T, strict=True):
+        # one 1-D convolution over the width: in-channels stand in the batch's place, batch and rows in the features'
+        part = _weighted(weights, inputs).reshape(batch * tiles * dilation, -1, x.shape[-1])
+        window = _weighted(gradient_weights, gradients).reshape(batch * tiles * dilation, width, features)
+        layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
+        products.append(lax.conv_general_dilated(part, window, (dilation,), "VALID", dimension_numbers=layout))
+    return jnp.stack([_weighted(weights, products) for weights in for_kernel.T])
+
+
+def _tiles(x: Array, rows: int, taps: int, dilation: int, before: int, tile: int) -> list[Array]:
+    """What each row of a tile's input is, in all tiles: arrays [batch, tiles, dilation, width, channels], as many as a
+    tile has inputs. With dilation, every `dilation`-th row belongs together."""
+    batch, height, width, channels = x.shape
+    tiles = -(-rows // (dilation * tile))
+    inputs = tiles * tile + taps - 1
+    x = jnp.pad(x, ((0, 0), (before, dilation * inputs - height - before), (0, 0), (0, 0)))
+    x = x.reshape(batch, inputs, dilation, width, channels)
+    return [x[:, i : i + (tiles - 1) * tile + 1 : tile] for i in range(tile + taps - 1)]
+
+
+def _weighted(weights: np.ndarray, parts: Sequence[Array]) -> Array:
+    """The sum of `parts`, each times its weight."""
+    return functools.reduce(
+        jnp.add,
+        (part if weight == 1 else float(weight) * part for weight, part in zip(weights, parts, strict=True) if weight),
+    )
