@@ -4,7 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array, export, lax
 
 from purinet_jax.network.platforms import traced_for_cpus
 from purinet_jax.network.winograd import Padding, convolution_by_rows, kernel_gradient_by_rows, rows_in_a_tile
@@ -24,7 +24,7 @@ def convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Pa
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Padding) -> Array:
-    """`convolution` of stride 1, with gradients, in a form that is fast on CPUs.
+    """`convolution` of stride 1 and a padding of at most dilation · (side − 1), in a form that is fast on CPUs.
 
     There it takes fewer multiplications (`purinet_jax.network.winograd`) where the image is large enough and there are
     many channels. Where not, its kernel's gradient is one convolution over the width alone per row of the kernel, with
@@ -39,8 +39,9 @@ def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Pad
 
 def _tile(x: Array, kernel: Array, dilation: int, padding: Padding) -> int | None:
     """How many rows to compute at once by fewer multiplications; none where the straight form is to be had."""
-    # What the sums lose in accuracy is more than 16-bit numbers have to spare.
-    if not traced_for_cpus() or x.dtype not in (jnp.float32, jnp.float64):
+    # What the sums lose in accuracy is more than 16-bit numbers have to spare. How many pixels there are
+    # is not known of a program that is exported for any batch.
+    if not traced_for_cpus() or x.dtype not in (jnp.float32, jnp.float64) or export.is_symbolic_dim(x.shape[0]):
         return None
     height, width = (
         side + sum(pad) - dilation * (taps - 1)
