@@ -23,8 +23,8 @@ import onnxruntime
 
 from purinet_jax.export import export_onnx, export_stablehlo
 from purinet_jax.network import saliency_maps
+from purinet_jax.network.platforms import compile_answer
 from purinet_jax.prediction import Predictor, load
-from purinet_jax.prediction.predict import compile_answer
 
 _IN_A_ROW = 4
 

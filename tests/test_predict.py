@@ -27,6 +27,7 @@ from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture
 from purinet_jax.errors import InputError
 from purinet_jax.export.onnx_file import export_onnx
+from purinet_jax.network import platforms
 from purinet_jax.network.folding import find_folds
 from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
@@ -232,7 +233,7 @@ def test_a_program_that_jax_cannot_read_is_done_without(small: Predictor) -> Non
 def test_a_jax_that_does_not_know_the_compilers_options_answers_without(monkeypatch: pytest.MonkeyPatch) -> None:
     square = np.random.default_rng(0).integers(0, 256, (288, 288, 3), np.uint8)
     known = load("lite").squashed_maps([square], 1)
-    monkeypatch.setattr(room, "_COMPILER_OPTIONS", {"of_another_time": True})
+    monkeypatch.setattr(platforms, "_COMPILER_OPTIONS", {"of_another_time": True})
     np.testing.assert_allclose(load("lite").squashed_maps([square], 1), known, atol=1e-5)
 
 

@@ -152,7 +152,7 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
     from purinet_jax.network.folding import fold_batchnorm
     from purinet_jax.network.inference import saliency_maps
     from purinet_jax.network.model import build_model
-    from purinet_jax.prediction.predict import compile_answer
+    from purinet_jax.network.platforms import compile_answer
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])

@@ -4,7 +4,6 @@ released code does it, to the grey level, for measuring (`predict_stream`). Stre
 beside the device.
 """
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import jax
 import numpy as np
 from jax import Array, export
-from jax.stages import Compiled, Lowered, Wrapped
+from jax.stages import Compiled, Wrapped
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_picture, to_rgb
 from purinet_jax.errors import InputError
 from purinet_jax.network.folding import apply_folds, find_folds
+from purinet_jax.network.platforms import compile_answer
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
 from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
 from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
-
-# On CPUs, every product by Eigen. YNNPACK, which XLA otherwise calls for products and convolutions, takes a fifth more
-# time for a light network's many small ones.
-_COMPILER_OPTIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 _Beside = TypeVar("_Beside")
 _Result = TypeVar("_Result")
@@ -183,14 +179,6 @@ def _program(function: Wrapped, model: "PurNet", variables: tuple[Any, ...], bat
     structure, *leaves = variables
     shapes = jax.tree.unflatten(structure, leaves)
     return compile_answer(function.lower(model, shapes, jax.ShapeDtypeStruct(batch, np.uint8)))
-
-
-def compile_answer(lowered: Lowered) -> Compiled:
-    """Compiles what a network answers as this room does everywhere: on CPUs with options of the compiler's that suit
-    it, where this JAX knows them."""
-    with contextlib.suppress(Exception):
-        return lowered.compile(compiler_options=_COMPILER_OPTIONS)
-    return lowered.compile()
 
 
 def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:
