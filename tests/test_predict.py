@@ -32,7 +32,6 @@ from purinet_jax.network.folding import find_folds
 from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import build_model, model_config
-from purinet_jax.network.platforms import for_all_platforms
 from purinet_jax.prediction import predict as room
 from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.pictures import Style
@@ -140,7 +139,7 @@ def test_the_answer_alone_computes_nothing_else(
         program = answer.lower(model, released_shapes(), images)  # type: ignore[attr-defined]
         return float(program.cost_analysis()["flops"]) / 2e9
 
-    with for_all_platforms():
+    with platforms.for_all_platforms():
         assert operations[0] < counted() < operations[1]
     assert counted() < for_cpus
 

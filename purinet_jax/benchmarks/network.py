@@ -161,9 +161,10 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
     images = jnp.full((1, settings["size"], settings["size"], 3), 128, jnp.uint8)
     if all_maps:
         images = images.astype(jnp.float32)
-        compiled = compile_answer(jax.jit(model.apply).lower(variables, images))
+        lowered = jax.jit(model.apply).lower(variables, images)
     else:
-        compiled = compile_answer(saliency_maps.lower(model, variables, images))
+        lowered = saliency_maps.lower(model, variables, images)
+    compiled = compile_answer(lowered)
     return _program(lambda: jax.block_until_ready(compiled(variables, images)), compiled)
 
 

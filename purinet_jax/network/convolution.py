@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax import Array, export, lax
 
 from purinet_jax.network.platforms import traced_for_cpus
-from purinet_jax.network.winograd import Padding, convolution_by_rows, kernel_gradient_by_rows, rows_in_a_tile
+from purinet_jax.network.winograd import (
+    Padding,
+    convolution_by_rows,
+    kernel_gradient_by_rows,
+    row_kernel_gradient,
+    rows_in_a_tile,
+)
 
 
 def convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Padding) -> Array:
@@ -47,7 +53,7 @@ def _tile(x: Array, kernel: Array, dilation: int, padding: Padding) -> int | Non
         side + sum(pad) - dilation * (taps - 1)
         for side, pad, taps in zip(x.shape[1:3], padding, kernel.shape, strict=False)
     )
-    return rows_in_a_tile((len(x), height, width, kernel.shape[-1]), kernel.shape, dilation)
+    return rows_in_a_tile((len(x), height, width), kernel.shape, dilation)
 
 
 def _unit_stride_forward(x: Array, kernel: Array, dilation: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
@@ -85,9 +91,6 @@ def _kernel_gradient(x: Array, gradient: Array, kernel: Array, dilation: int, pa
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows = []
     for row in range(0, dilation * kernel.shape[0], dilation):
-        # in-channels stand in the batch's place, batch and rows in that of the features
         x_row = x[:, row : row + height].reshape(batch * height, -1, x.shape[-1])
-        window = gradient.reshape(batch * height, width, -1)
-        layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
-        rows.append(lax.conv_general_dilated(x_row, window, (dilation,), "VALID", dimension_numbers=layout))
+        rows.append(row_kernel_gradient(x_row, gradient.reshape(batch * height, width, -1), dilation))
     return jnp.stack(rows)

@@ -3,7 +3,6 @@ a network answers is compiled with other options.
 """
 
 import contextlib
-from contextlib import AbstractContextManager
 
 import jax
 from jax.stages import Compiled, Lowered
@@ -16,10 +15,10 @@ _COMPILER_OPTIONS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_typ
 _for_all_platforms = jax.make_user_context(default_value=False)
 
 
-def for_all_platforms() -> AbstractContextManager[None]:
+def for_all_platforms() -> contextlib.AbstractContextManager[None]:
     """A context in which programs are traced that shall run anywhere, or whose operations are counted: each layer in
     the form that stands in the paper. JAX keeps what it has traced inside apart from what it traces outside."""
-    context: AbstractContextManager[None] = _for_all_platforms(True)
+    context: contextlib.AbstractContextManager[None] = _for_all_platforms(True)
     return context
 
 

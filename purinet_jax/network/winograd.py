@@ -61,13 +61,13 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 def rows_in_a_tile(shape: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -> int | None:
-    """How many rows of an output of `shape` [batch, height, width, out] to compute at once, or none.
+    """How many rows of an output of `shape` [batch, height, width] to compute at once, or none.
 
     `kernel` is its shape [height, width, in, out]. The sums cost more than is saved where there are few channels, where
     tiles do not fit the rows, and, those that make the kernels, where there are few pixels.
     """
     taps, _, *channels = kernel
-    if taps not in (2, 3) or min(channels) < 64 or math.prod(shape[:3]) < 1000:
+    if taps not in (2, 3) or min(channels) < 64 or math.prod(shape) < 1000:
         return None
     rows = -(-shape[1] // dilation)
     products, tile = min(((tile + taps - 1) * -(-rows // tile), tile) for tile in (2, 3, 4))
@@ -110,12 +110,20 @@ def kernel_gradient_by_rows(x: Array, gradient: Array, taps: int, dilation: int,
     gradients = [gradient[:, :, i] for i in range(tile)]
     products = []
     for weights, gradient_weights in zip(before, after.T, strict=True):
-        # one 1-D convolution over the width: in-channels stand in the batch's place, batch and rows in the features'
         part = _weighted(weights, inputs).reshape(batch * tiles * dilation, -1, x.shape[-1])
         window = _weighted(gradient_weights, gradients).reshape(batch * tiles * dilation, width, features)
-        layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
-        products.append(lax.conv_general_dilated(part, window, (dilation,), "VALID", dimension_numbers=layout))
+        products.append(row_kernel_gradient(part, window, dilation))
     return jnp.stack([_weighted(weights, products) for weights in for_kernel.T])
+
+
+def row_kernel_gradient(x: Array, gradient: Array, dilation: int) -> Array:
+    """The gradient of a kernel of height 1, [width, in, out]; `x` [rows, padded width, in] has the rows that it met, of
+    all images, and `gradient` [rows, width, out] is its output's.
+
+    One 1-D convolution over the width: in-channels stand in the batch's place, the rows in that of the features.
+    """
+    layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
+    return lax.conv_general_dilated(x, gradient, (dilation,), "VALID", dimension_numbers=layout)
 
 
 def _tiles(x: Array, rows: int, taps: int, dilation: int, before: int, tile: int) -> list[Array]:
