@@ -18,7 +18,7 @@ from PIL import Image
 
 import purinet_jax
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_picture
+from purinet_jax.data.images import read_srgb
 from purinet_jax.network.inference import saliency_maps
 
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     first = predictors[0]
     if any(predictor.model != first.model for predictor in predictors):
         parser.error("the checkpoints are not all of the same network")
-    square = resize_image(read_picture(options.image)[0], first.size, first.size)
+    square = resize_image(read_srgb(options.image)[0], first.size, first.size)
     maps = ensemble_maps(first.model, [predictor.variables for predictor in predictors], jnp.asarray(square[None]))
     mean, deviation = (np.asarray(x[0]) for x in (maps.mean(0), maps.std(0)))
     grey = (np.repeat((255 * x).astype(np.uint8)[..., None], 3, -1) for x in (mean, np.clip(2 * deviation, 0, 1)))

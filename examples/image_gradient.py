@@ -16,7 +16,7 @@ from PIL import Image
 
 import purinet_jax
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_picture
+from purinet_jax.data.images import read_srgb
 from purinet_jax.network.model import normalise
 
 
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="weights (default: the package's)")
     options = parser.parse_args(arguments)
     predictor = purinet_jax.load(options.checkpoint)
-    square = resize_image(read_picture(options.image)[0], predictor.size, predictor.size)
+    square = resize_image(read_srgb(options.image)[0], predictor.size, predictor.size)
     found = np.asarray(influence(predictor.model, predictor.variables, square))
     # The brightest hundredth of the pixels would leave all others black.
     shown = np.clip(found / max(float(np.quantile(found, 0.99)), 1e-12), 0, 1)

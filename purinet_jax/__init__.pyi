@@ -2,7 +2,7 @@ from .errors import InputError
 from .evaluation.evaluate import evaluate
 from .network.attention import promotion_attention, rectification_attention
 from .network.model import PurNet, build_model
-from .prediction.predict import Predictor, load
+from .prediction.predictor import Predictor, load
 from .training.losses import purnet_losses, structural_similarity_loss
 from .training.step import train_step
 from .version import __version__

@@ -8,8 +8,8 @@ Reads runs/ablation/seed*/*/, writes ablation.md and ablation.json beside them, 
 import argparse
 from pathlib import Path
 
-from purinet_jax.data import write_atomically
 from purinet_jax.evaluation.ablation import measure_runs, to_json, to_markdown
+from purinet_jax.files import write_atomically
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from purinet_jax.evaluation.plots import fit
-from purinet_jax.training.panels import tile
+from purinet_jax.network.panels import tile
 
 
 def contact_sheet(

@@ -28,7 +28,7 @@ import os
 from pathlib import Path
 
 from purinet_jax.benchmarks.accelerator import benchmark_accelerator
-from purinet_jax.data import write_atomically
+from purinet_jax.files import write_atomically
 
 result = benchmark_accelerator(
     backbone=os.environ["BACKBONE"],

@@ -23,7 +23,7 @@ import onnxruntime
 
 from purinet_jax.export import export_onnx, export_stablehlo
 from purinet_jax.network import saliency_maps
-from purinet_jax.network.platforms import compile_answer
+from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.prediction import Predictor, load
 
 _IN_A_ROW = 4
@@ -47,9 +47,9 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
     normalised = (square.astype(np.float32) / 255 - np.float32(backbone.pixel_mean)) / np.float32(backbone.pixel_std)
     inputs = {"image": np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))}
     trained = jax.device_put(predictor.variables)
-    with_batchnorm = compile_answer(saliency_maps.lower(predictor.model, trained, square))
+    with_batchnorm = compile_forward_pass(saliency_maps.lower(predictor.model, trained, square))
     runs: dict[str, Callable[[], np.ndarray]] = {
-        "jax": lambda: predictor.squashed_maps([square[0]], 1),  # as `purinet predict` does
+        "jax": lambda: predictor.square_maps([square[0]], 1),  # as `purinet predict` does
         "jax_with_batchnorm": lambda: np.asarray(with_batchnorm(trained, square)),
         "onnxruntime": lambda: session.run(None, inputs)[0][:, 0],
     }

@@ -10,14 +10,14 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import made_small, tiny_config
-from tiny import tiny_model, tiny_state, tiny_variables
+from helpers.tiny import tiny_model, tiny_state, tiny_variables
+from helpers.training_runs import made_small, tiny_config
 
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.evaluation.ablation import AblationRow, measure_runs, to_json, to_markdown
 from purinet_jax.network.model import build_model
-from purinet_jax.prediction.predict import Predictor
+from purinet_jax.prediction.predictor import Predictor
 from purinet_jax.training import checkpoints
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.losses import Objective

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sets import assert_holds, write_set
+from helpers.made_sets import assert_holds, write_set
 
 import purinet_jax.data.archives
 from purinet_jax.data import open_pairs

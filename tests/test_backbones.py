@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from purinet_jax.network.backbones import VGG16, EfficientNetLite, MobileNetV2, ResNet50
 
-EXTRACTORS: dict[str, Callable[..., Any]] = {
+BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet50": ResNet50,
     "resnet50 undilated": lambda **settings: ResNet50((1, 2, 2, 2), (1, 1, 1, 1), **settings),
     "vgg16": VGG16,
@@ -39,17 +39,17 @@ CHANNELS = {
 
 def abstract_variables(name: str) -> Any:
     images = jnp.zeros((1, 32, 32, 3))
-    return jax.eval_shape(lambda: EXTRACTORS[name]().init(jax.random.key(0), images, False))
+    return jax.eval_shape(lambda: BACKBONES[name]().init(jax.random.key(0), images, False))
 
 
 @pytest.fixture(scope="module")
 def variables_of() -> dict[str, Any]:
-    return {name: abstract_variables(name) for name in EXTRACTORS}
+    return {name: abstract_variables(name) for name in BACKBONES}
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vgg16", "mobilenet_v2", "efficientnet_lite0"])
 def test_rematerialisation_changes_neither_names_nor_shapes(name: str, variables_of: dict[str, Any]) -> None:
-    model = EXTRACTORS[name](remat=True)
+    model = BACKBONES[name](remat=True)
     trace = jax.make_jaxpr(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False), return_shape=True)
     jaxpr, shapes = trace()
     assert shapes == variables_of[name]
@@ -64,19 +64,19 @@ def parameter_count(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_strides_are_those_of_the_specification(name: str) -> None:
-    assert tuple(EXTRACTORS[name]().strides) == STRIDES[name]
+    assert tuple(BACKBONES[name]().strides) == STRIDES[name]
 
 
 @pytest.mark.parametrize(("height", "width"), [(320, 320), (101, 75), (64, 96)])
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.slow
 def test_levels_have_the_images_size_over_their_stride_rounded_up(
     name: str, height: int, width: int, variables_of: dict[str, Any]
 ) -> None:
     images = jnp.zeros((2, height, width, 3))
-    levels = jax.eval_shape(lambda v: EXTRACTORS[name]().apply(v, images, False), variables_of[name])
+    levels = jax.eval_shape(lambda v: BACKBONES[name]().apply(v, images, False), variables_of[name])
     assert [level.shape for level in levels] == [
         (2, -(-height // stride), -(-width // stride), channels)
         for stride, channels in zip(STRIDES[name], CHANNELS[name], strict=True)
@@ -252,7 +252,7 @@ PYTORCH = {
 @pytest.mark.slow
 def test_levels_have_the_values_that_pytorch_computes(name: str, variables_of: dict[str, Any]) -> None:
     variables = draw(variables_of[name])
-    levels = jax.jit(lambda v, x: EXTRACTORS[name]().apply(v, x, False))(variables, picture())
+    levels = jax.jit(lambda v, x: BACKBONES[name]().apply(v, x, False))(variables, picture())
     for level, expected in zip(levels, PYTORCH[name], strict=True):
         summary = (level.mean(), level.std(), level[:, 0].mean(), level[:, :, -1].mean())
         np.testing.assert_allclose(summary, expected, rtol=1e-4, atol=1e-4)

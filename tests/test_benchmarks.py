@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny import TinyExtractor
+from helpers.tiny import TinyBackbone
 
 from purinet_jax.benchmarks import memory, network, scaling
 from purinet_jax.benchmarks.data import benchmark_data
@@ -15,7 +15,7 @@ from purinet_jax.benchmarks.predict import benchmark_predict
 from purinet_jax.benchmarks.serve import benchmark_serve
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import EXTRACTORS
+from purinet_jax.network.model import BACKBONES
 
 
 def test_a_measurement_has_a_process_of_its_own() -> None:
@@ -26,7 +26,7 @@ def test_a_measurement_has_a_process_of_its_own() -> None:
 @pytest.mark.slow
 def test_benchmark_measures_time_memory_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     # In this process, which knows of a network that compiles in seconds and keeps its settings of the allocator.
-    monkeypatch.setitem(EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setitem(BACKBONES, "tiny", TinyBackbone)
     monkeypatch.setattr(network, "in_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(network, "keep_freed_memory", lambda: None)
     settings = {"backbone": "tiny", "channels": 4, "size": 32, "batch_size": 1, "dtype": "float32", "repeats": 2}
@@ -107,7 +107,7 @@ def test_serving_is_measured_with_hostile_clients() -> None:
 
 @pytest.mark.slow
 def test_memory_of_a_step_is_what_the_compiler_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(EXTRACTORS, "tiny", TinyExtractor)
+    monkeypatch.setitem(BACKBONES, "tiny", TinyBackbone)
     monkeypatch.setattr(memory, "in_process", lambda function, *arguments: function(*arguments))
     model = {"backbone": "tiny", "channels": 8, "attention": False}
     result = memory.benchmark_memory(model, size=64, batches=(4,), dtypes=("float32",))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.commands import assert_refused
 from PIL import Image
 
 from purinet_jax.commands.main import build_parser, main
@@ -35,14 +36,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic(tmp_path_factory.mktemp("data"), 3, size=(40, 60), seed=0)
-
-
-def assert_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], *parts: str) -> None:
-    assert main(arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("purinet: ")
-    for part in parts:
-        assert part in lines[-1]
 
 
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

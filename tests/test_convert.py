@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from released import RELEASED
+from helpers.released import RELEASED
 
 from purinet_jax.errors import InputError
 from purinet_jax.network.model import ATTENTIONS, build_model

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from pages import Block, blocks_in, commands_in, parses
+from helpers.pages import Block, blocks_in, commands_in, parses
 from PIL import Image
 
 import purinet_jax.commands.evaluate

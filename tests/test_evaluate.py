@@ -34,7 +34,7 @@ class Red:
 
     size = 16
 
-    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         assert len(images) <= batch_size
         return np.stack(images)[..., 0].astype(np.float32) / 255
 

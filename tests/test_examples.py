@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny import tiny_model, tiny_variables
+from helpers.training_runs import made_small, tiny_config, write_config
 from ml_collections import ConfigDict
 from PIL import Image
-from test_train import made_small, tiny_config, write_config
-from tiny import tiny_model, tiny_variables
 
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.network.model import model_config

@@ -15,17 +15,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers.tiny import TinyBackbone, tiny_model
 from PIL import Image
-from tiny import TinyExtractor, tiny_model
 
 from purinet_jax.commands.main import main
 from purinet_jax.errors import InputError
-from purinet_jax.export.files import export_file
+from purinet_jax.export.export_file import export_file
 from purinet_jax.export.graph import OPSET, onnx_graph
 from purinet_jax.export.onnx_file import export_onnx
 from purinet_jax.network import layers
-from purinet_jax.network.model import EXTRACTORS, model_config
-from purinet_jax.prediction.predict import Predictor
+from purinet_jax.network.model import BACKBONES, model_config
+from purinet_jax.prediction.predictor import Predictor
 from purinet_jax.weights.convert import save_variables
 
 SIZE = 32
@@ -44,7 +44,7 @@ def predictor() -> Iterator[Predictor]:
         return (np.sqrt(2 / np.prod(leaf.shape[:-1])) * rng.standard_normal(leaf.shape)).astype(np.float32)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(EXTRACTORS, "tiny", TinyExtractor)
+        patch.setitem(BACKBONES, "tiny", TinyBackbone)
         shapes = jax.eval_shape(tiny_model().init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
         yield Predictor(tiny_model(), jax.tree_util.tree_map_with_path(draw, shapes), SIZE)
 
@@ -94,7 +94,7 @@ def test_onnx_answers_batches_of_any_length_and_says_what_it_takes(predictor: Pr
     assert {node.op_type for node in model.graph.node}.isdisjoint({"Transpose", "BatchNormalization"})
     mean, std = (np.array(json.loads(metadata[name]), np.float32) for name in ("mean", "std"))
     normalised = (squares.astype(np.float32) / 255 - mean) / std
-    expected = predictor.squashed_maps(list(squares), 3)
+    expected = predictor.square_maps(list(squares), 3)
     assert expected.std() > 0.02
     for count in (3, 1):
         np.testing.assert_allclose(run_onnx(exported, normalised[:count])[..., 0], expected[:count], atol=1e-4)

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers.training_runs import STAGE_1, assert_same_variables, made_small, tiny_config
 from ml_collections import ConfigDict
-from test_train import STAGE_1, assert_same_variables, made_small, tiny_config
 
 from purinet_jax.commands.main import main
 from purinet_jax.data import write_synthetic

@@ -13,40 +13,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import test_fuzz
+from helpers.damage import MUTATIONS, encode
+from helpers.networks import SIZE, Brightness
 from PIL import Image, ImageCms
 
-from purinet_jax.data.images import read_picture
+from purinet_jax.data.images import read_srgb
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import Maps
 from purinet_jax.prediction import files
 from purinet_jax.prediction.cutouts import binary_mask, cutout, overlay
 from purinet_jax.prediction.files import STANDARD, Job, plan, predict_files
-from purinet_jax.prediction.pictures import Style, read_background
 from purinet_jax.prediction.refine import refine_map
+from purinet_jax.prediction.rendering import Style, read_background
 
-SIZE = 8
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-
-
-class Brightness:
-    """Stands in for a predictor: the "network" answers each pixel's red, and counts its batches."""
-
-    size = SIZE
-
-    def __init__(self, attention: bool = True) -> None:
-        self.batches: list[tuple[int, int]] = []
-        self.model: Any = self
-        self.attention = attention
-
-    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-        self.batches.append((len(images), batch_size))
-        return np.stack(images)[..., 0].astype(np.float32) / 255
-
-    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> list[Maps]:
-        levels = [np.asarray(image, np.float32)[None, ..., :1] / 64 - 2 for image in images]
-        return [Maps(*[(level,)] * 4) for level in levels]
 
 
 def write(path: Path, image: np.ndarray = RGB, **options: Any) -> Path:
@@ -381,8 +361,8 @@ def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None
     for number in range(500 - len(whole)):
         rng = np.random.default_rng(number)
         image, _ = draw_example(rng, (24, 40))
-        data = test_fuzz.encode(image, ("JPEG", "PNG")[number % 2])
-        mutate = test_fuzz.MUTATIONS[number // 2 % len(test_fuzz.MUTATIONS)]
+        data = encode(image, ("JPEG", "PNG")[number % 2])
+        mutate = MUTATIONS[number // 2 % len(MUTATIONS)]
         (folder / f"mutated{number:03d}.jpg").write_bytes(mutate(data, rng))
     jobs = plan([folder], tmp_path / "out")
     assert len(jobs) == 500
@@ -392,7 +372,7 @@ def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None
     failed = 0
     for job, result in zip(jobs, results, strict=True):
         if result.error is None:
-            colours, _ = read_picture(job.source)
+            colours, _ = read_srgb(job.source)
             assert read(job.output).shape == (*colours.shape[:2], 4)
         else:
             failed += 1
@@ -400,7 +380,7 @@ def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None
             assert "\n" not in result.error
             assert not job.output.exists()
             with pytest.raises(InputError):
-                read_picture(job.source)
+                read_srgb(job.source)
     assert len(list((tmp_path / "out").iterdir())) == 500 - failed
     assert 50 < failed < 300
 
@@ -408,9 +388,8 @@ def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None
 PROGRAM = """
 import json, resource, sys
 sys.path.insert(0, sys.argv[1])
-from test_files import Brightness
 from purinet_jax.prediction import Style, plan, predict_files
-import purinet_jax.prediction.predict
+import purinet_jax.prediction.predictor
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 jobs = plan([sys.argv[2]], sys.argv[3])
 errors = [result.error for result in predict_files(Brightness(), jobs, Style("cutout"), batch_size=2)]

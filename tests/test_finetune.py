@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers.commands import assert_refused
+from helpers.tiny import tiny_model, tiny_variables
+from helpers.training_runs import made_small, steps_logged, tiny_config
 from PIL import Image
-from test_cli import assert_refused
-from test_train import made_small, steps_logged, tiny_config
-from tiny import tiny_model, tiny_variables
 
 from purinet_jax.data import write_synthetic
 from purinet_jax.network.model import model_config
-from purinet_jax.prediction.predict import load
+from purinet_jax.prediction.predictor import load
 from purinet_jax.training import endings, initial, train
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.finetune import finetune, held_out_pairs

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny import tiny_model, tiny_variables
+from helpers.tiny import tiny_model, tiny_variables
 
 from purinet_jax.network.folding import find_folds, fold_batchnorm
 from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv

@@ -18,8 +18,8 @@ import numpy as np
 import optax
 import pytest
 from flax import traverse_util
-from products import convolution_by_products
-from released import RELEASED
+from helpers.products import convolution_by_products
+from helpers.released import RELEASED
 
 from purinet_jax.network.folding import fold_batchnorm
 from purinet_jax.network.inference import saliency_maps

@@ -17,13 +17,13 @@ from purinet_jax.data.images import (
     count_pixels,
     encode,
     read_mask,
-    read_picture,
     read_rgb,
+    read_srgb,
     read_values,
     to_png,
-    write_atomically,
 )
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -116,12 +116,12 @@ def test_pictures_are_converted_to_srgb() -> None:
     for kind in ("PNG", "TIFF", "WEBP"):
         options = {"lossless": True} if kind == "WEBP" else {}
         data = encoded(RGB, kind, icc_profile=swapped, **options)
-        colours, alpha = read_picture(data)
+        colours, alpha = read_srgb(data)
         assert alpha is None
         np.testing.assert_allclose(colours.astype(int), exchanged, atol=2)
         np.testing.assert_array_equal(read_rgb(data), RGB)
     image = Image.fromarray(np.dstack([RGB, RGB[..., :1]]))
-    colours, alpha = read_picture(encoded(image, icc_profile=swapped))
+    colours, alpha = read_srgb(encoded(image, icc_profile=swapped))
     np.testing.assert_allclose(colours.astype(int), exchanged, atol=2)
     np.testing.assert_array_equal(alpha, RGB[..., 0])
 
@@ -136,27 +136,27 @@ def test_profiles_that_say_nothing_are_ignored(damage: str) -> None:
         "named sRGB": profile("sRGB IEC", swap=True),
         "of other colours": ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes(),
     }
-    colours, _ = read_picture(encoded(RGB, icc_profile=profiles[damage]))
+    colours, _ = read_srgb(encoded(RGB, icc_profile=profiles[damage]))
     np.testing.assert_array_equal(colours, RGB)
 
 
 def test_profiles_of_grey_and_palette_pictures() -> None:
     swapped = profile("swapped", swap=True)
     grey = Image.fromarray(RGB[..., 0])  # an RGB profile does not fit it
-    np.testing.assert_array_equal(read_picture(encoded(grey, icc_profile=swapped))[0], read_rgb(encoded(grey)))
+    np.testing.assert_array_equal(read_srgb(encoded(grey, icc_profile=swapped))[0], read_rgb(encoded(grey)))
     palette = Image.fromarray(RGB).quantize(16)
     expected = read_rgb(encoded(palette))[..., [1, 0, 2]].astype(int)
-    np.testing.assert_allclose(read_picture(encoded(palette, icc_profile=swapped))[0].astype(int), expected, atol=2)
+    np.testing.assert_allclose(read_srgb(encoded(palette, icc_profile=swapped))[0].astype(int), expected, atol=2)
 
 
 def test_alpha_of_pictures() -> None:
     alpha = RGB[..., 0]
     for image in (Image.fromarray(np.dstack([RGB, alpha])), Image.fromarray(np.dstack([alpha, alpha]))):
-        np.testing.assert_array_equal(read_picture(encoded(image))[1], alpha)
+        np.testing.assert_array_equal(read_srgb(encoded(image))[1], alpha)
     palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
-    np.testing.assert_array_equal(read_picture(encoded(palette, transparency=1))[1], [[255, 0]])
-    assert read_picture(encoded(RGB))[1] is None
-    assert read_picture(encoded(np.dstack([RGB, np.full_like(alpha, 255)])))[1] is None
+    np.testing.assert_array_equal(read_srgb(encoded(palette, transparency=1))[1], [[255, 0]])
+    assert read_srgb(encoded(RGB))[1] is None
+    assert read_srgb(encoded(np.dstack([RGB, np.full_like(alpha, 255)])))[1] is None
 
 
 def test_pictures_are_encoded(tmp_path: Path) -> None:

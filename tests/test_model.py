@@ -15,7 +15,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.attention import promotion_attention, rectification_attention
 from purinet_jax.network.backbones import ResNet50
 from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample
-from purinet_jax.network.model import ATTENTIONS, EXTRACTORS, Maps, PurNet, build_model, model_config
+from purinet_jax.network.model import ATTENTIONS, BACKBONES, Maps, PurNet, build_model, model_config
 from purinet_jax.training.optim import parameter_group
 
 KINDS = Maps._fields
@@ -91,7 +91,7 @@ def forward(variables: Any, images: np.ndarray) -> tuple[Maps, dict[str, Array]]
 def abstract() -> dict[tuple[str, bool], Any]:
     return {
         (name, attention): abstract_variables(build_model({"backbone": name, "channels": 8, "attention": attention}))
-        for name in EXTRACTORS
+        for name in BACKBONES
         for attention in (True, False)
     }
 
@@ -109,7 +109,7 @@ def test_the_released_network_has_the_released_number_of_parameters() -> None:
 
 @pytest.mark.parametrize("size", [(33, 47), (50, 70)])
 @pytest.mark.parametrize("attention", [True, False])
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.slow
 def test_maps_have_the_images_size_on_every_extractor(
     name: str, attention: bool, size: tuple[int, int], abstract: dict[tuple[str, bool], Any]
@@ -123,14 +123,14 @@ def test_maps_have_the_images_size_on_every_extractor(
         assert (leaf.shape, leaf.dtype) == ((2, *size, 1), jnp.float32)
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_stage_one_parameters_are_a_subset_of_the_full_trees(name: str, abstract: dict[tuple[str, bool], Any]) -> None:
     full, first = flat(abstract[name, True]), flat(abstract[name, False])
     assert {key: leaf.shape for key, leaf in first.items()}.items() <= {
         key: leaf.shape for key, leaf in full.items()
     }.items()
     assert {parameter_group(key.split("/")[1]) for key in first} == {"backbone", "purificatory"}
-    levels = len(EXTRACTORS[name]().strides)
+    levels = len(BACKBONES[name]().strides)
     missing = {key.split("/")[1] for key in set(full) - set(first)}
     assert {name for name in missing if parameter_group(name) == "purificatory"} == {
         f"feature_upscore{level}_2" for level in range(1, levels + 1)
@@ -327,7 +327,7 @@ def test_scaled_promotion_has_mean_one_and_the_same_parameters(
     np.testing.assert_allclose(rectification, forward[0].rectification[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", EXTRACTORS)
+@pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(
     "settings", [{}, {"channels": 16, "attention": (), "scaled_promotion": True, "light": True, "context": True}]
 )

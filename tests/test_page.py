@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.networks import Brightness
+from helpers.served import Served, serving
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
-from served import Served, serving
-from test_files import Brightness
 
 from purinet_jax.prediction.files import plan, predict_files
-from purinet_jax.prediction.pictures import Kind, Style
+from purinet_jax.prediction.rendering import Kind, Style
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")

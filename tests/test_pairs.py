@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sets import assert_holds, drawing, picture, write_set, zipped
+from helpers.made_sets import assert_holds, drawing, picture, write_set, zipped
 
 from purinet_jax.data import storage
 from purinet_jax.data.images import to_png

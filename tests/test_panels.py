@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from purinet_jax.network.model import Maps
-from purinet_jax.training.panels import attention_panel, panel, tile
+from purinet_jax.network.panels import attention_panel, panel, tile
 
 HEIGHT, WIDTH = 4, 6
 

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+from helpers.released import RELEASED
 from jax import export
 from PIL import Image
-from released import RELEASED
 
 import purinet_jax
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_picture
+from purinet_jax.data.images import read_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.export.onnx_file import export_onnx
 from purinet_jax.network import platforms
@@ -34,9 +34,9 @@ from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.network.model import build_model, model_config
 from purinet_jax.prediction import predict as room
 from purinet_jax.prediction.files import plan, predict_files
-from purinet_jax.prediction.pictures import Style
-from purinet_jax.prediction.predict import Predictor, load, predict_stream
+from purinet_jax.prediction.predictor import Predictor, load, predict_stream
 from purinet_jax.prediction.refine import refine_map, released_map
+from purinet_jax.prediction.rendering import Style
 from purinet_jax.weights.convert import from_authors, save_variables, to_authors
 from purinet_jax.weights.shipped import NETWORKS, Traced, load_traced, shipped_file, trace_shipped
 from purinet_jax.weights.tensor_files import write_tensors
@@ -83,7 +83,7 @@ class Brightness:
     def __init__(self) -> None:
         self.batches: list[tuple[int, int]] = []
 
-    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         self.batches.append((len(images), batch_size))
         return np.stack(images)[..., 0].astype(np.float32) / 255
 
@@ -115,7 +115,7 @@ def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
         expected = read(image.with_suffix(".png")).astype(int)
         assert expected.std() > 10
         # The exported network's too: NCHW, normalised.
-        square = resize_image(read_picture(image)[0], 320, 320).astype(np.float32) / 255
+        square = resize_image(read_srgb(image)[0], 320, 320).astype(np.float32) / 255
         normalised = (square - np.float32(backbone.pixel_mean)) / np.float32(backbone.pixel_std)
         answer: Any = session.run(None, {"image": normalised.transpose(2, 0, 1)[None]})[0]
         exported = released_map(answer[0, 0], expected.shape).astype(int)
@@ -178,7 +178,7 @@ def test_the_map_is_the_networks_answer_resized(small: Predictor) -> None:
 def test_maps_of_larger_images_are_refined(small: Predictor) -> None:
     image = cv2.resize(RGB, (100, 80), interpolation=cv2.INTER_CUBIC)
     square = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    (saliency,) = small.squashed_maps([square], 1)
+    (saliency,) = small.square_maps([square], 1)
     np.testing.assert_allclose(small.predict(image), refine_map(saliency, square, image), atol=1e-6)
     np.testing.assert_allclose(small.predict(image, refine=False), cv2.resize(saliency, (100, 80)), atol=1e-6)
     assert np.abs(small.predict(image) - small.predict(image, refine=False)).max() > 0.01
@@ -231,9 +231,9 @@ def test_a_program_that_jax_cannot_read_is_done_without(small: Predictor) -> Non
 @pytest.mark.slow
 def test_a_jax_that_does_not_know_the_compilers_options_answers_without(monkeypatch: pytest.MonkeyPatch) -> None:
     square = np.random.default_rng(0).integers(0, 256, (288, 288, 3), np.uint8)
-    known = load("lite").squashed_maps([square], 1)
+    known = load("lite").square_maps([square], 1)
     monkeypatch.setattr(platforms, "_COMPILER_OPTIONS", {"of_another_time": True})
-    np.testing.assert_allclose(load("lite").squashed_maps([square], 1), known, atol=1e-5)
+    np.testing.assert_allclose(load("lite").square_maps([square], 1), known, atol=1e-5)
 
 
 @pytest.mark.slow

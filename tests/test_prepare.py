@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from made_sets import drawing, picture, to_jpeg, write_set, zipped
+from helpers.made_sets import drawing, picture, to_jpeg, write_set, zipped
 from PIL import ExifTags, Image
 from scipy.io import savemat
 

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers.training_runs import STAGE_1, command_line, made_small, tiny_config, write_config
 from ml_collections import ConfigDict
-from test_train import STAGE_1, command_line, made_small, tiny_config, write_config
 
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError

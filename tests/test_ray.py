@@ -17,9 +17,9 @@ from PIL import Image
 from purinet_jax.commands.main import main
 from purinet_jax.errors import InputError
 from purinet_jax.prediction import predict
-from purinet_jax.prediction.pictures import Style
 from purinet_jax.prediction.ray import BatchPredictor, predict_archive, ray_cluster
 from purinet_jax.prediction.ray_files import Output, find_archive
+from purinet_jax.prediction.rendering import Style
 
 SIZE = 32
 RGB = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
@@ -51,7 +51,7 @@ class Brightness:
     size = 8
     model = type("Model", (), {"attention": False})
 
-    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         return np.stack(images)[..., 0].astype(np.float32) / 255
 
 

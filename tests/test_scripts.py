@@ -8,12 +8,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from helpers.pages import commands_in, parses
+from helpers.project_scripts import import_script
 from ml_collections import ConfigDict
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pages import commands_in, parses
 from PIL import Image
-from scripts_of_the_project import import_script
 
 from purinet_jax.errors import InputError
 from purinet_jax.network.model import build_model

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.commands import assert_refused
+from helpers.damage import claim_size
+from helpers.networks import Brightness
+from helpers.pages import commands_in, parses
+from helpers.served import Served, serving
+from helpers.tiny import tiny_model
 from PIL import Image
-from served import Served, serving
-from test_cli import assert_refused
-from test_files import Brightness
-from test_fuzz import claim_size
-from test_scripts import commands_in, parses
-from tiny import tiny_model
 
 from purinet_jax.commands.main import main
 from purinet_jax.data.augment import resize_image
@@ -33,8 +33,8 @@ from purinet_jax.data.images import TooManyPixels
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.files import plan, predict_files
-from purinet_jax.prediction.pictures import KINDS, Style, make_picture
-from purinet_jax.prediction.predict import Predictor
+from purinet_jax.prediction.predictor import Predictor
+from purinet_jax.prediction.rendering import KINDS, Style, render
 from purinet_jax.serve import Limits, Worker
 from purinet_jax.serve.worker import _Budget, _powers_of_two
 
@@ -75,11 +75,11 @@ class Gated(Brightness):
         self.gate = threading.Semaphore(0)
         self.reached = threading.Semaphore(0)
 
-    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         if threading.current_thread().name == "network":
             self.reached.release()
             assert self.gate.acquire(timeout=20)
-        return super().squashed_maps(images, batch_size)
+        return super().square_maps(images, batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +93,8 @@ def server() -> Iterator[Served]:
 def test_each_kind_is_made_of_an_image_however_it_is_sent(server: Served, kind: str) -> None:
     square = resize_image(IMAGE, 8, 8)
     network = Brightness()
-    ask = network.squashed_finest_maps if kind == "attention" else network.squashed_maps
-    expected = make_picture(Style(kind), ask([square], 1)[0], square, IMAGE.shape, IMAGE)  # type: ignore[arg-type]
+    ask = network.square_finest_maps if kind == "attention" else network.square_maps
+    expected = render(Style(kind), ask([square], 1)[0], square, IMAGE.shape, IMAGE)  # type: ignore[arg-type]
     body, headers = form(file())
     raw = server.post(f"/v1/{kind}", file())
     assert (raw.status, raw.headers["content-type"]) == (200, "image/png")
@@ -385,7 +385,7 @@ def test_an_error_of_the_network_is_told_and_the_next_may_be_lucky(caplog: pytes
         def broken(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
             raise fail
 
-        network.squashed_maps = broken  # type: ignore[method-assign]
+        network.square_maps = broken  # type: ignore[method-assign]
         answer = served.post("/v1/map", file())
         assert (answer.error, answer.headers["retry-after"]) == ("503 memory", "10")
         fail = ValueError("a secret path")  # type: ignore[assignment]
@@ -393,7 +393,7 @@ def test_an_error_of_the_network_is_told_and_the_next_may_be_lucky(caplog: pytes
         assert answer.error == "500 internal"
         assert b"secret" not in answer.body
         until(lambda: "a secret path" in caplog.text)
-        del network.squashed_maps
+        del network.square_maps
         assert served.post("/v1/map", file()).status == 200
 
 
@@ -448,7 +448,7 @@ from purinet_jax.serve import Worker, listen, serve
 
 class Slow:
     size, model = 8, Mock(attention=False)
-    def squashed_maps(self, images, batch_size):
+    def square_maps(self, images, batch_size):
         time.sleep(0.5)
         return np.zeros((len(images), 8, 8), np.float32)
 

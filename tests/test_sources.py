@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_sets import assert_holds, write_set, zipped
+from helpers.made_sets import assert_holds, write_set, zipped
 
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, SETS, TWINS
 from purinet_jax.data.sources import find_splits

@@ -8,8 +8,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tiny import shared_optimizer, shared_pmap_step, tiny_batch, tiny_model, tiny_state, tiny_variables
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tiny import shared_optimizer, shared_pmap_step, tiny_batch, tiny_model, tiny_state, tiny_variables
 
 from purinet_jax.network.model import build_model
 from purinet_jax.training.losses import Objective

@@ -12,9 +12,9 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from helpers.tiny import tiny_batch, tiny_model
 from scipy.io import savemat
 from skimage.color import rgb2lab
-from tiny import tiny_batch, tiny_model
 
 from purinet_jax.benchmarks import superpixels as benchmark
 from purinet_jax.commands.main import main

@@ -4,34 +4,31 @@ import fcntl
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from scripts_of_the_project import import_script
-from tiny import TinyExtractor, shared_optimizer, shared_pmap_step
+from helpers.project_scripts import import_script
+from helpers.training_runs import (
+    STAGE_1,
+    assert_same_variables,
+    command_line,
+    made_small,
+    steps_logged,
+    tiny_config,
+    write_config,
+)
 
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.network import model
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.training import endings, initial, reports, train
-from purinet_jax.training.configurations import load_config
 from purinet_jax.weights.convert import load_file
 from purinet_jax.weights.runs import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
-
-
-def made_small(patch: pytest.MonkeyPatch) -> None:
-    """Adds the tiny extractor, and lets runs with the same settings share what is compiled for them."""
-    patch.setitem(model.EXTRACTORS, "tiny", TinyExtractor)
-    patch.setattr(train, "make_optimizer", shared_optimizer)
-    patch.setattr(train, "pmap_step", shared_pmap_step)
 
 
 @pytest.fixture(autouse=True)
@@ -42,33 +39,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic(tmp_path_factory.mktemp("data"), 12, size=(40, 60), seed=0)
-
-
-def tiny_config(**settings: Any) -> ConfigDict:
-    config = load_config("tiny")
-    config.model.backbone = "tiny"
-    config.model.channels = 8
-    config.steps = 6
-    config.batch_size = 4
-    config.data.size = 32
-    config.loop.log_every = 1
-    config.loop.checkpoint_every = 2
-    config.loop.validate_every = 3
-    config.loop.panel_every = 4
-    config.update_from_flattened_dict(settings)
-    return config
-
-
-def steps_logged(run: Path) -> list[int]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line["step"] for line in lines if "train/loss" in line]
-
-
-def assert_same_variables(run: Path, expected: Path) -> None:
-    step = max(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
-    trees = [load_checkpoint(folder / "checkpoints" / str(step))[0] for folder in (run, expected)]
-    for value, reference in zip(*map(jax.tree.leaves, trees), strict=True):
-        np.testing.assert_array_equal(value, reference)
 
 
 @pytest.fixture(scope="module")
@@ -130,35 +100,6 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     train.train(tiny_config(**{"loop.log_every": 1, "loop.workers": 1}), data, output, progress=False)
     assert steps_logged(output) == [1, 2, 3, 4, 5, 6]
     assert_same_variables(output, straight)
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-from scripts_of_the_project import import_script
-from tiny import TinyExtractor
-from purinet_jax.network import model
-from purinet_jax.commands.main import main
-model.EXTRACTORS["tiny"] = TinyExtractor
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def command_line(data: Path, config: Path) -> list[str]:
-    script = SCRIPT.format(tests=str(ROOT / "tests"))
-    return [sys.executable, "-c", script, "train", "--config", str(config), "--data", str(data), "--quiet"]
-
-
-def write_config(folder: Path, config: ConfigDict) -> Path:
-    path = folder / "config.py"
-    path.write_text(
-        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({config.to_dict()!r})\n"
-    )
-    return path
-
-
-# Stage 1's network, for what needs processes of its own.
-STAGE_1 = {"model.attention": (), "losses.structural": "none", "loop.panel_every": 0}
 
 
 @pytest.mark.slow

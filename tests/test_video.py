@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_files import Brightness
+from helpers.networks import Brightness
 
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.files import plan, predict_files
-from purinet_jax.prediction.pictures import Style
+from purinet_jax.prediction.rendering import Style
 from purinet_jax.prediction.video import check_video, predict_video
 
 av: Any = pytest.importorskip("av")

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purinet_jax.network.convolution import convolution, unit_stride_convolution
-from purinet_jax.network.platforms import for_all_platforms
-from purinet_jax.network.winograd import Padding, minimal_filtering
+from purinet_jax.network.cpu.convolution import convolution, unit_stride_convolution
+from purinet_jax.network.cpu.platform import for_all_platforms
+from purinet_jax.network.cpu.winograd import Padding, minimal_filtering
 
 SAME: Padding = ((1, 1), (1, 1))
 

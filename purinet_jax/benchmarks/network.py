@@ -149,10 +149,10 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
     import jax
     import jax.numpy as jnp
 
+    from purinet_jax.network.cpu.platform import compile_forward_pass
     from purinet_jax.network.folding import fold_batchnorm
     from purinet_jax.network.inference import saliency_maps
     from purinet_jax.network.model import build_model
-    from purinet_jax.network.platforms import compile_answer
 
     model = build_model(
         {"backbone": settings["backbone"], "channels": settings["channels"]}, dtype=jnp.dtype(settings["dtype"])
@@ -164,7 +164,7 @@ def _inference(settings: dict[str, Any], all_maps: bool) -> Program:
         lowered = jax.jit(model.apply).lower(variables, images)
     else:
         lowered = saliency_maps.lower(model, variables, images)
-    compiled = compile_answer(lowered)
+    compiled = compile_forward_pass(lowered)
     return _program(lambda: jax.block_until_ready(compiled(variables, images)), compiled)
 
 

@@ -74,13 +74,13 @@ def _network(size: int, repeats: int) -> dict[str, Any]:
     """The network alone, in a fresh process: one image at a time, from uint8 pixels to the map."""
     import jax
 
-    from purinet_jax.prediction.predict import load
+    from purinet_jax.prediction.predictor import load
 
     predictor = load(size=size)
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
 
     def run() -> None:
-        predictor.squashed_maps([image], 1)
+        predictor.square_maps([image], 1)
 
     def run_ten() -> None:  # are one timing: a single run is of the order of the clock's disturbances
         for _ in range(10):

@@ -26,7 +26,7 @@ from PIL import Image
 
 from purinet_jax.benchmarks.machine import describe_machine, in_process
 from purinet_jax.data.synthetic import draw_example
-from purinet_jax.prediction.pictures import Kind
+from purinet_jax.prediction.rendering import Kind
 
 _KINDS: tuple[Kind, ...] = ("map", "mask", "cutout")
 _COMMAND = (sys.executable, "-m", "purinet_jax.commands.main")
@@ -108,8 +108,8 @@ def _write_photographs(folder: Path) -> dict[str, bytes]:
 def _predict(scratch: Path, size: int) -> dict[str, dict[str, bytes]]:
     """What `purinet predict` writes for each photograph, by kind and the photograph's name."""
     from purinet_jax.prediction.files import plan, predict_files
-    from purinet_jax.prediction.pictures import Style
-    from purinet_jax.prediction.predict import load
+    from purinet_jax.prediction.predictor import load
+    from purinet_jax.prediction.rendering import Style
 
     predictor = load(size=size)
     written: dict[str, dict[str, bytes]] = {}

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         open_plots(arguments.plots)
     if networks:
-        from purinet_jax.prediction.predict import load
+        from purinet_jax.prediction.predictor import load
         from purinet_jax.weights.shipped import NETWORKS
 
         for name, path in map(named, arguments.checkpoint):
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     for remark in remarks:
         print(remark, file=sys.stdout if form is tables.to_text else sys.stderr)
     if arguments.per_image is not None:
-        from purinet_jax.data.images import write_atomically
+        from purinet_jax.files import write_atomically
 
         text = tables.per_image_csv(evaluations).encode("utf-8", "surrogateescape")
         write_atomically(arguments.per_image, text)

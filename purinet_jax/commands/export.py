@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from purinet_jax.export.files import export_file
+    from purinet_jax.export.export_file import export_file
 
     program = export_file(
         arguments.file, arguments.to, arguments.checkpoint, arguments.size, overwrite=arguments.overwrite

@@ -54,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from purinet_jax.devices import describe_devices
     from purinet_jax.memory import keep_freed_memory
-    from purinet_jax.training.endings import NonFiniteLoss
     from purinet_jax.training.finetune import finetune
+    from purinet_jax.training.stopping import NonFiniteLoss
 
     keep_freed_memory()
     say_devices(describe_devices(arguments.require), arguments.quiet)

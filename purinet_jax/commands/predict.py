@@ -11,7 +11,7 @@ from purinet_jax.commands.arguments import add_checkpoint, add_network_arguments
 from purinet_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from purinet_jax.prediction.pictures import Style
+    from purinet_jax.prediction.rendering import Style
 
 SUMMARY = "Find the salient objects in images and videos."
 EXAMPLES = """examples:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     from contextlib import closing
 
     from purinet_jax.prediction.files import ENDINGS, STANDARD, plan, predict_files
-    from purinet_jax.prediction.pictures import Style, read_background
+    from purinet_jax.prediction.rendering import Style, read_background
     from purinet_jax.prediction.stream import show_progress
 
     kind = arguments.output_kind
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     # Only now, because it imports JAX.
     from purinet_jax.devices import describe_devices
-    from purinet_jax.prediction.predict import load
+    from purinet_jax.prediction.predictor import load
 
     say_devices(describe_devices(arguments.require), arguments.quiet)
     predictor = load(arguments.checkpoint, arguments.size)

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     with listening:
         # Only now, because it imports JAX.
         from purinet_jax.devices import describe_devices
-        from purinet_jax.prediction.predict import load
+        from purinet_jax.prediction.predictor import load
         from purinet_jax.serve.worker import Worker
 
         device = describe_devices(arguments.require)

@@ -109,7 +109,7 @@ def _train(arguments: argparse.Namespace, config: Any) -> tuple[int, str | None]
     """The exit code, and what there is to say where it is not 0."""
     from purinet_jax.devices import describe_devices
     from purinet_jax.memory import keep_freed_memory
-    from purinet_jax.training.endings import NonFiniteLoss, RunEnded
+    from purinet_jax.training.stopping import NonFiniteLoss, RunEnded
     from purinet_jax.training.train import train
 
     keep_freed_memory()

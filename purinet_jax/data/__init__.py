@@ -1,7 +1,7 @@
 """Data sets: reading and writing image files, pairs of image and mask, augmentation, batches."""
 
 from purinet_jax.data.augment import augment, resize_image, resize_labels
-from purinet_jax.data.images import check_image, read_mask, read_rgb, to_png, write_atomically
+from purinet_jax.data.images import check_image, read_mask, read_rgb, to_png
 from purinet_jax.data.pairs import Example, Pairs, bad_pairs, check_pairs, open_pairs
 from purinet_jax.data.pipeline import Batch, Batches, evaluation_batches, training_batches
 from purinet_jax.data.synthetic import write_synthetic
@@ -23,6 +23,5 @@ __all__ = [
     "resize_labels",
     "to_png",
     "training_batches",
-    "write_atomically",
     "write_synthetic",
 ]

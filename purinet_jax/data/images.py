@@ -1,15 +1,14 @@
-"""Image files in and out: the one place where bytes become arrays. It reads every kind of file a data set has been seen
-to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks stored as 0/1), refuses what cannot be read with one
-line that names the file, and writes files so that a reader never meets half of one.
+"""Decode and encode image files: the one place where bytes become arrays.
+
+It reads every kind of file a data set has been seen to hold (grey, palette, CMYK, 16-bit, turned by an EXIF tag, masks
+stored as 0/1) and refuses what cannot be read with one line that names the file.
 """
 
 import io
-import os
-import secrets
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from purinet_jax.errors import InputError
+from purinet_jax.files import read_bytes
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings, in lower case, by which an image file is recognised in a folder or zip."""
@@ -75,7 +75,7 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     return to_rgb(*_decode(source, name))
 
 
-def read_picture(source: str | Path | bytes, name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def read_srgb(source: str | Path | bytes, name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads an image file for people: `read_rgb`, but in sRGB and with its alpha channel.
 
     Colours of an embedded profile other than sRGB are converted by it; a damaged profile is ignored. (`read_rgb`
@@ -259,14 +259,6 @@ def read_values(source: str | Path | bytes, name: str | None = None) -> tuple[np
     return np.asarray(image).astype(np.int32), texts
 
 
-def read_bytes(path: str | Path, name: str | None = None) -> bytes:
-    """A file's bytes. Raises InputError, which calls it `name` or else by its path."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise _unusable(name or str(path), f"cannot be read: {error.strerror or error}") from error
-
-
 def count_pixels(source: str | Path | bytes, name: str | None = None) -> int:
     """How many pixels an image file claims to have; only its header is parsed. Arguments and errors as `read_rgb`."""
     image, _ = _open(source, name)
@@ -368,30 +360,6 @@ def encode(array: np.ndarray, ending: str, name: str) -> bytes:
     except (OSError, ValueError) as error:  # JPEG ends at 65,500 pixels a side, WebP at 16,383
         raise TooManyPixels(f"{name}: cannot hold {array.shape[1]}×{array.shape[0]} pixels: {error}") from error
     return buffer.getvalue()
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Writes a file so that, at every moment, its path holds the old contents or the new ones, never a part.
-
-    Args:
-      path: the file; its folder must exist.
-      data: the contents.
-
-    Raises:
-      InputError: the file cannot be written there.
-    """
-    path = Path(path)
-    # In the same folder, because a rename between file systems is a copy, and a copy can be seen half done.
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unusable(str(path), f"cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _unusable(name: str, reason: str) -> InputError:

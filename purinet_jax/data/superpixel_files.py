@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from purinet_jax.data.archives import without_ending
-from purinet_jax.data.images import read_values, to_png, write_atomically
+from purinet_jax.data.images import read_values, to_png
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 
 REGIONS = 200
 """About how many superpixels an image is cut into."""

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from purinet_jax.data.images import to_png, write_atomically
+from purinet_jax.data.images import to_png
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 
 
 def write_synthetic(folder: str | Path, count: int, size: tuple[int, int] = (96, 160), seed: int = 0) -> Path:

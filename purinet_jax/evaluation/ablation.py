@@ -15,7 +15,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.evaluation.evaluate import evaluate
 from purinet_jax.evaluation.methods import Network, open_data
 from purinet_jax.network.model import ATTENTIONS
-from purinet_jax.prediction.predict import load
+from purinet_jax.prediction.predictor import load
 from purinet_jax.weights.runs import FOLDER, HELD_OUT, whole_steps
 
 _HEADINGS = {"mae": "MAE ↓", "weighted_f": "wF ↑", "s_measure": "S ↑", "f_max": "maxF ↑", "boundary_iou": "BIoU ↑"}

@@ -240,7 +240,7 @@ def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator
         yield from ((index, None) for index in range(len(comparison.names)))
         return
     # Here, so that maps from files are measured without JAX.
-    from purinet_jax.prediction.predict import predict_stream
+    from purinet_jax.prediction.predictor import predict_stream
 
     pairs = comparison.pairs
     assert pairs is not None

@@ -15,7 +15,7 @@ from purinet_jax.errors import InputError
 
 # Worker processes import this module, and need no JAX.
 if TYPE_CHECKING:
-    from purinet_jax.prediction.predict import Predictor
+    from purinet_jax.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True, eq=False)

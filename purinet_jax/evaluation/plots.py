@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from purinet_jax.data.images import to_png, write_atomically
+from purinet_jax.data.images import to_png
 from purinet_jax.errors import InputError
 from purinet_jax.evaluation.evaluate import WORST, Evaluation, examples
 from purinet_jax.evaluation.methods import GroundTruth, Method
 from purinet_jax.evaluation.metrics import Protocol
 from purinet_jax.evaluation.metrics.comparison import compare
-from purinet_jax.training.panels import grey_colours, signed_colours, tile
+from purinet_jax.files import write_atomically
+from purinet_jax.network.panels import grey_colours, signed_colours, tile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

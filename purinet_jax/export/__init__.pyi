@@ -1,4 +1,4 @@
-from .files import export_file
+from .export_file import export_file
 from .onnx_file import export_onnx
 from .stablehlo import export_stablehlo
 

@@ -9,7 +9,7 @@ from onnx import checker, helper
 from purinet_jax.export.graph import OPSET, onnx_graph
 from purinet_jax.export.tracing import traced_map
 from purinet_jax.network.model import model_config
-from purinet_jax.prediction.predict import Predictor
+from purinet_jax.prediction.predictor import Predictor
 from purinet_jax.version import __version__
 
 _PROGRAM = """\

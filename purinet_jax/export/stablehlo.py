@@ -7,7 +7,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from purinet_jax.export.tracing import traced_map
 from purinet_jax.network.inference import serialised
-from purinet_jax.prediction.predict import Predictor
+from purinet_jax.prediction.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """What an exported program runs on, as JAX calls it."""

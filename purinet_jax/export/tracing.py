@@ -9,9 +9,9 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr
 from jax.interpreters.partial_eval import dce_jaxpr_consts
 
+from purinet_jax.network.cpu.platform import for_all_platforms
 from purinet_jax.network.model import normalise
-from purinet_jax.network.platforms import for_all_platforms
-from purinet_jax.prediction.predict import Predictor
+from purinet_jax.prediction.predictor import Predictor
 
 
 def traced_map(predictor: Predictor, images: jax.ShapeDtypeStruct) -> tuple[ClosedJaxpr, dict[str, np.ndarray]]:

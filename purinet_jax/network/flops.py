@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from purinet_jax.network.cpu.platform import for_all_platforms
 from purinet_jax.network.model import PurNet, without_device_axis
-from purinet_jax.network.platforms import for_all_platforms
 
 
 @functools.cache

@@ -21,8 +21,8 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from purinet_jax.network.convolution import convolution, unit_stride_convolution
-from purinet_jax.network.platforms import traced_for_cpus
+from purinet_jax.network.cpu.convolution import convolution, unit_stride_convolution
+from purinet_jax.network.cpu.platform import traced_for_cpus
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 

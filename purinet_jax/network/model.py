@@ -28,7 +28,7 @@ from purinet_jax.network.layers import (
     rematerialised,
 )
 
-EXTRACTORS: dict[str, Callable[..., Any]] = {
+BACKBONES: dict[str, Callable[..., Any]] = {
     "efficientnet_lite0": EfficientNetLite,
     "efficientnet_lite2": partial(EfficientNetLite, width=1.1, depth=1.2),
     "mobilenet_v2": MobileNetV2,
@@ -221,7 +221,7 @@ def build_model(
     """The network that a model configuration describes.
 
     Args:
-      config: `backbone` (a name in `EXTRACTORS`) and, optionally, `channels`, `attention`, `scaled_promotion`, `light`
+      config: `backbone` (a name in `BACKBONES`) and, optionally, `channels`, `attention`, `scaled_promotion`, `light`
         and `context` as in `PurNet` (`attention` as `named_attentions` takes it).
       axis_name: as in `PurNet`.
       dtype: as in `PurNet`.
@@ -232,8 +232,8 @@ def build_model(
     """
     config = dict(config)
     name = config.pop("backbone", None)
-    if not isinstance(name, str) or name not in EXTRACTORS:
-        raise InputError(f"model.backbone: {name!r} is none of {', '.join(EXTRACTORS)}")
+    if not isinstance(name, str) or name not in BACKBONES:
+        raise InputError(f"model.backbone: {name!r} is none of {', '.join(BACKBONES)}")
     unknown = sorted(set(config) - {"channels", "attention", "scaled_promotion", "light", "context"})
     if unknown:
         raise InputError(f"model.{unknown[0]}: no such setting")
@@ -242,7 +242,7 @@ def build_model(
         raise InputError(f"model.channels: {channels!r} is not an integer of at least 1")
     if "attention" in config:
         config["attention"] = named_attentions(config["attention"])
-    backbone = EXTRACTORS[name](axis_name=axis_name, dtype=dtype, remat=remat)
+    backbone = BACKBONES[name](axis_name=axis_name, dtype=dtype, remat=remat)
     return PurNet(backbone=backbone, axis_name=axis_name, dtype=dtype, remat=remat, **config)
 
 
@@ -255,7 +255,7 @@ def model_config(model: PurNet) -> dict[str, Any]:
     """The configuration that `build_model` makes `model` from; device axis, compute dtype and `remat` are not in it."""
     plain = model.backbone.clone(axis_name=None, dtype=jnp.float32, remat=False)
     return {
-        "backbone": next(name for name, extractor in EXTRACTORS.items() if extractor() == plain),
+        "backbone": next(name for name, extractor in BACKBONES.items() if extractor() == plain),
         "channels": model.channels,
         "attention": model.attention,
         "scaled_promotion": model.scaled_promotion,

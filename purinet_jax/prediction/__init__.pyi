@@ -1,6 +1,6 @@
 from .files import Job, Result, plan, predict_files
-from .pictures import Style, make_picture, read_background
-from .predict import Predictor, load, predict_stream
+from .predictor import Predictor, load, predict_stream
+from .rendering import Style, read_background, render
 
 __all__ = [
     "Job",
@@ -8,9 +8,9 @@ __all__ = [
     "Result",
     "Style",
     "load",
-    "make_picture",
     "plan",
     "predict_files",
     "predict_stream",
     "read_background",
+    "render",
 ]

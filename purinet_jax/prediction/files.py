@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_bytes, read_picture, write_atomically
+from purinet_jax.data.images import EXTENSIONS, count_pixels, encode, read_srgb
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.pictures import KINDS, Kind, Style, make_picture
-from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
+from purinet_jax.files import read_bytes, write_atomically
+from purinet_jax.prediction.rendering import KINDS, Kind, Style, render
+from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 from purinet_jax.prediction.video import check_video, predict_video
 
 # What is wrong with files can be said without JAX, at once.
 if TYPE_CHECKING:
-    from purinet_jax.prediction.predict import Predictor
+    from purinet_jax.prediction.predictor import Predictor
 
 Existing = Literal["refuse", "overwrite", "skip"]
 
@@ -317,7 +318,7 @@ def predict_files(
         else:
             write_atomically(output, data)
 
-    pictures = picture_stream(predictor, len(images), source, deliver, style, batch_size=batch_size)
+    pictures = render_stream(predictor, len(images), source, deliver, style, batch_size=batch_size)
     for job, error in zip(images, pictures, strict=True):
         yield Result(job, None if error is None else str(error))
     for job in videos:
@@ -336,7 +337,7 @@ def check_kind(predictor: "Predictor", style: Style) -> None:
         raise InputError("attention: this network has none (it is that of stage 1)")
 
 
-def picture_stream(
+def render_stream(
     predictor: "Predictor",
     count: int,
     source: Callable[[int], tuple[bytes, str]],
@@ -352,7 +353,7 @@ def picture_stream(
       count: how many images; they go by index, from 0.
       source: index → an image file's bytes, and what errors call it. Called in threads, ahead of the device, and once
         more for a very large image.
-      deliver: index and picture, as of `make_picture` → what is yielded. Called in threads, behind the device.
+      deliver: index and picture, as of `render` → what is yielded. Called in threads, behind the device.
       style: what to make.
       batch_size: how many images the network takes at once.
 
@@ -364,28 +365,28 @@ def picture_stream(
       InputError: `batch_size` is not positive.
     """
 
-    def read(index: int) -> Squashed:
+    def read(index: int) -> SquareImage:
         data, name = source(index)
         large = count_pixels(data, name) > _LARGE
         with _large_image if large else nullcontext():
-            image, alpha = read_picture(data, name)
+            image, alpha = read_srgb(data, name)
             # What is not kept is read again, except where nothing but its size is needed.
             beside = None if large or not style.needs_image else (image, alpha)
-            return Squashed(resize_image(image, predictor.size, predictor.size), image.shape, beside)
+            return SquareImage(resize_image(image, predictor.size, predictor.size), image.shape, beside)
 
-    def finish(index: int, answer: Any, squashed: Squashed) -> _Delivered | InputError:
+    def finish(index: int, answer: Any, squashed: SquareImage) -> _Delivered | InputError:
         large = style.needs_image and squashed.beside is None
         try:
             with _large_image if large else nullcontext():
-                image, alpha = read_picture(*source(index)) if large else (squashed.beside or (None, None))
-                picture = make_picture(style, answer, squashed.square, squashed.shape, image, alpha)
+                image, alpha = read_srgb(*source(index)) if large else (squashed.beside or (None, None))
+                picture = render(style, answer, squashed.square, squashed.shape, image, alpha)
                 del image
                 return deliver(index, picture)
         except InputError as error:
             return error
 
-    ask: Any = predictor.squashed_finest_maps if style.kind == "attention" else predictor.squashed_maps
-    yield from answer_stream(ask, count, read, finish, batch_size=batch_size)
+    ask: Any = predictor.square_finest_maps if style.kind == "attention" else predictor.square_maps
+    yield from inference_stream(ask, count, read, finish, batch_size=batch_size)
 
 
 def _write_standard_output(data: bytes) -> None:

@@ -20,8 +20,7 @@ from pyarrow.fs import FileSystem
 
 from purinet_jax.data.images import encode
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.files import check_kind, picture_stream
-from purinet_jax.prediction.pictures import Style
+from purinet_jax.prediction.files import check_kind, render_stream
 from purinet_jax.prediction.ray_files import (
     Archive,
     Output,
@@ -31,6 +30,7 @@ from purinet_jax.prediction.ray_files import (
     read_file,
     report,
 )
+from purinet_jax.prediction.rendering import Style
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class BatchPredictor:
         Raises:
           InputError: as `purinet_jax.load`, or the network lacks what the style shows.
         """
-        from purinet_jax.prediction.predict import load  # here, because it imports JAX
+        from purinet_jax.prediction.predictor import load  # here, because it imports JAX
 
         self._style = style or Style()
         self._batch_size = batch_size
@@ -113,7 +113,7 @@ class BatchPredictor:
             return encode(picture, self._style.ending, name(index))
 
         results = list(
-            picture_stream(self._predictor, batch.num_rows, source, deliver, self._style, batch_size=self._batch_size)
+            render_stream(self._predictor, batch.num_rows, source, deliver, self._style, batch_size=self._batch_size)
         )
         pictures = [None if isinstance(result, InputError) else result for result in results]
         errors = [str(result) if isinstance(result, InputError) else None for result in results]

@@ -19,8 +19,9 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from purinet_jax.data.images import EXTENSIONS, read_bytes, write_atomically
+from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
+from purinet_jax.files import read_bytes, write_atomically
 
 _PARQUET = ".parquet"
 

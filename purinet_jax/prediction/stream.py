@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
-class Squashed:
+class SquareImage:
     """An image on its way: square uint8 [size, size, 3], own shape (height, width, …), and what else belongs to it."""
 
     square: np.ndarray
@@ -26,18 +26,18 @@ class Squashed:
     beside: Any
 
 
-def answer_stream(
+def inference_stream(
     ask: Callable[[Sequence[np.ndarray], int], Iterable[_Answer]],
     count: int,
-    read: Callable[[int], Squashed],
-    finish: Callable[[int, _Answer, Squashed], _Result],
+    read: Callable[[int], SquareImage],
+    finish: Callable[[int, _Answer, SquareImage], _Result],
     *,
     batch_size: int,
 ) -> Generator[_Result | InputError]:
     """`predict_stream` before anything is made of the network's answers.
 
     Args:
-      ask: squares and batch size, as of `Predictor.squashed_maps`, → one answer for each square.
+      ask: squares and batch size, as of `Predictor.square_maps`, → one answer for each square.
       count, batch_size: as of `predict_stream`.
       read: index → the image, squashed to the network's square. Called in threads, ahead of the device.
       finish: index, answer and image → a result. Called in threads, behind the device.
@@ -48,33 +48,33 @@ def answer_stream(
         raise InputError(f"batch_size: must be at least 1, not {batch_size}")
     batch_size = min(batch_size, max(count, 1))
 
-    def attempt(index: int) -> tuple[int, Squashed | InputError]:
+    def attempt(index: int) -> tuple[int, SquareImage | InputError]:
         try:
             return index, read(index)
         except InputError as error:
             return index, error
 
     def with_answers(
-        images: Iterable[tuple[int, Squashed | InputError]],
-    ) -> Iterator[tuple[int, Squashed | InputError, _Answer | None]]:
-        batch: list[tuple[int, Squashed | InputError]] = []  # errors keep their places between the images
+        images: Iterable[tuple[int, SquareImage | InputError]],
+    ) -> Iterator[tuple[int, SquareImage | InputError, _Answer | None]]:
+        batch: list[tuple[int, SquareImage | InputError]] = []  # errors keep their places between the images
         good = 0
         for image in images:
             batch.append(image)
-            good += isinstance(image[1], Squashed)
+            good += isinstance(image[1], SquareImage)
             if good == batch_size:
                 yield from on_device(batch)
                 batch, good = [], 0
         yield from on_device(batch)
 
     def on_device(
-        batch: Sequence[tuple[int, Squashed | InputError]],
-    ) -> Iterator[tuple[int, Squashed | InputError, _Answer | None]]:
-        squares = [image.square for _, image in batch if isinstance(image, Squashed)]
+        batch: Sequence[tuple[int, SquareImage | InputError]],
+    ) -> Iterator[tuple[int, SquareImage | InputError, _Answer | None]]:
+        squares = [image.square for _, image in batch if isinstance(image, SquareImage)]
         answers = iter(ask(squares, batch_size) if squares else ())
-        return ((index, image, next(answers) if isinstance(image, Squashed) else None) for index, image in batch)
+        return ((index, image, next(answers) if isinstance(image, SquareImage) else None) for index, image in batch)
 
-    def complete(item: tuple[int, Squashed | InputError, Any]) -> _Result | InputError:
+    def complete(item: tuple[int, SquareImage | InputError, Any]) -> _Result | InputError:
         index, image, answer = item
         return image if isinstance(image, InputError) else finish(index, answer, image)
 

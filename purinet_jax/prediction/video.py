@@ -14,11 +14,11 @@ from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.pictures import Style, make_picture
+from purinet_jax.prediction.rendering import Style, render
 from purinet_jax.prediction.stream import show_progress
 
 if TYPE_CHECKING:
-    from purinet_jax.prediction.predict import Predictor
+    from purinet_jax.prediction.predictor import Predictor
 
 _BT709 = 1
 """FFmpeg's number of the matrix between RGB and YUV that high definition has; any other is taken as BT.601."""
@@ -142,9 +142,9 @@ def _pictures(
     def finish(batch: Sequence[Any]) -> Iterator[tuple[Any, np.ndarray]]:
         images = [_upright(frame, first) for frame in batch]
         squares = [resize_image(image, predictor.size, predictor.size) for image in images]
-        answers = predictor.squashed_maps(squares, batch_size)
+        answers = predictor.square_maps(squares, batch_size)
         for frame, image, square, answer in zip(batch, images, squares, answers, strict=True):
-            yield frame, make_picture(style, answer, square, image.shape, image)
+            yield frame, render(style, answer, square, image.shape, image)
 
     batch: list[Any] = []
     for frame in frames:

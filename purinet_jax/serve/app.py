@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from purinet_jax.data.images import TooManyPixels
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.pictures import KINDS, Kind, Style, read_colour
+from purinet_jax.prediction.rendering import KINDS, Kind, Style, read_colour
 from purinet_jax.serve.openapi import describe
 from purinet_jax.serve.worker import Worker
 from purinet_jax.version import __version__

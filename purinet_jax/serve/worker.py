@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import TooManyPixels, count_pixels, encode, read_picture
+from purinet_jax.data.images import TooManyPixels, count_pixels, encode, read_srgb
 from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.pictures import Style, make_picture
+from purinet_jax.prediction.rendering import Style, render
 from purinet_jax.prediction.stream import checked_size
 
 # A page that shows what is wrong with a file needs no JAX, and neither do tests with another network in its place.
 if TYPE_CHECKING:
-    from purinet_jax.prediction.predict import Predictor
+    from purinet_jax.prediction.predictor import Predictor
 
 
 @dataclass
@@ -70,9 +70,9 @@ class Worker:
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         black = np.zeros((self.size, self.size, 3), np.uint8)
         for count in _powers_of_two(batch_size):
-            predictor.squashed_maps([black] * count, count)
+            predictor.square_maps([black] * count, count)
         if self.attention:
-            predictor.squashed_finest_maps([black], 1)
+            predictor.square_finest_maps([black], 1)
         self._network = threading.Thread(target=self._answer_questions, name="network", daemon=True)
         self._network.start()
         # Those of a batch wait together for its answer, while others read and finish.
@@ -114,12 +114,12 @@ class Worker:
         if pixels > self.pixels:
             raise TooManyPixels(f"image: has {pixels:,} pixels, more than {self.pixels:,}")
         with self._budget.of(pixels):
-            image, alpha = read_picture(data)
+            image, alpha = read_srgb(data)
             del data
             question = _Question(resize_image(image, self.size, self.size), style.kind == "attention")
             self._questions.put(question)
             answer = question.answer.result()
-            picture = make_picture(style, answer, question.square, image.shape, image, alpha)
+            picture = render(style, answer, question.square, image.shape, image, alpha)
             return encode(picture, style.ending, style.ending[1:])
 
     def _answer_questions(self) -> None:
@@ -144,7 +144,7 @@ class Worker:
         if not questions:
             return
         squares = [question.square for question in questions]
-        ask: Any = self._predictor.squashed_finest_maps if questions[0].attention else self._predictor.squashed_maps
+        ask: Any = self._predictor.square_finest_maps if questions[0].attention else self._predictor.square_maps
         try:
             room = next(count for count in _powers_of_two(self._batch_size) if count >= len(squares))
             answers = ask(squares, room)

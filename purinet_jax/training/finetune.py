@@ -14,12 +14,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from purinet_jax.data import Pairs, open_pairs, write_atomically
+from purinet_jax.data import Pairs, open_pairs
 from purinet_jax.data.augment import resize_image, resize_labels
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.model import build_model, model_config
-from purinet_jax.training.panels import grey_colours, tile
+from purinet_jax.network.panels import grey_colours, tile
 from purinet_jax.training.step import TrainState
 from purinet_jax.training.train import train
 from purinet_jax.weights.convert import load_file, stored_size

@@ -13,14 +13,14 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from purinet_jax.data import write_atomically
 from purinet_jax.devices import matrix_product_rate
+from purinet_jax.files import write_atomically
 from purinet_jax.network.flops import train_step_flops
 from purinet_jax.network.inference import all_maps
 from purinet_jax.network.model import PurNet, without_device_axis
-from purinet_jax.training.endings import NonFiniteLoss
-from purinet_jax.training.panels import panel
+from purinet_jax.network.panels import panel
 from purinet_jax.training.step import TrainState, with_superpixels
+from purinet_jax.training.stopping import NonFiniteLoss
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from jax import Array, lax
 from jax.interpreters import ad
 
 from purinet_jax.data.superpixel_files import REGIONS
+from purinet_jax.network.cpu.platform import traced_for_cpus
 from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
-from purinet_jax.network.platforms import traced_for_cpus
 from purinet_jax.processes import wait_for_all
 from purinet_jax.training.losses import Losses, Objective, purnet_losses, total_loss
 from purinet_jax.training.optim import parameter_group

@@ -27,16 +27,15 @@ from purinet_jax.data import (
     evaluation_batches,
     open_pairs,
     training_batches,
-    write_atomically,
 )
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 from purinet_jax.locks import only_process
 from purinet_jax.memory import GrowthBound
 from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.model import PurNet, build_model, named_attentions, without_device_axis
 from purinet_jax.processes import check_same, from_all, is_first
 from purinet_jax.training import checkpoints, configurations
-from purinet_jax.training.endings import StopRequest, failures_in_words, out_of_patience
 from purinet_jax.training.initial import initial_variables, zeros
 from purinet_jax.training.losses import Losses, Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
@@ -51,6 +50,7 @@ from purinet_jax.training.step import (
     place_state,
     pmap_step,
 )
+from purinet_jax.training.stopping import StopRequest, failures_in_words, out_of_patience
 from purinet_jax.training.watchdog import Watchdog
 from purinet_jax.weights.convert import describe
 from purinet_jax.weights.runs import HELD_OUT

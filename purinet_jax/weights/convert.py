@@ -26,7 +26,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import ATTENTIONS, EXTRACTORS, build_model, named_attentions
+from purinet_jax.network.model import ATTENTIONS, BACKBONES, build_model, named_attentions
 from purinet_jax.weights.archives import readable
 from purinet_jax.weights.tensor_files import WRITABLE_SUFFIXES, read_metadata, read_tensors, write_tensors
 
@@ -211,7 +211,7 @@ def from_backbone(
     """
     extractor = _extractor_of(tensors)
     if extractor is None:
-        raise InputError(f"holds no tensors of {', '.join(EXTRACTORS)} (begins with {_listed(tensors)})")
+        raise InputError(f"holds no tensors of {', '.join(BACKBONES)} (begins with {_listed(tensors)})")
     config = {"backbone": extractor, "part": "backbone"}
     in_classifier = _CLASSIFIERS[extractor].match
     dropped = [name for name in tensors if in_classifier(name)]
@@ -398,8 +398,8 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         "context": False,
     }
     complete = {**({"backbone": None} if "part" in config else whole), **config}
-    if complete["backbone"] not in list(EXTRACTORS):  # a list: a file may put what cannot be hashed here
-        raise InputError(f"model.backbone: {complete['backbone']!r} is none of {', '.join(EXTRACTORS)}")
+    if complete["backbone"] not in list(BACKBONES):  # a list: a file may put what cannot be hashed here
+        raise InputError(f"model.backbone: {complete['backbone']!r} is none of {', '.join(BACKBONES)}")
     unknown = sorted(set(complete) - ({"backbone", "part"} if "part" in config else set(whole)))
     if unknown:
         raise InputError(f"model.{readable(unknown[0])}: no such setting")

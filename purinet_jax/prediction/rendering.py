@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from purinet_jax.data.images import read_picture
+from purinet_jax.data.images import read_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
 from purinet_jax.prediction.refine import refined_strips, released_map
@@ -44,7 +44,7 @@ class Style:
         return self.kind in ("cutout", "overlay") or (self.kind in ("map", "mask") and self.refine)
 
 
-def make_picture(
+def render(
     style: Style,
     answer: Any,
     square: np.ndarray,
@@ -56,8 +56,8 @@ def make_picture(
 
     Args:
       style: what to make.
-      answer: the network's, of the square: of `Predictor.squashed_finest_maps` for "attention", otherwise of
-        `Predictor.squashed_maps`.
+      answer: the network's, of the square: of `Predictor.square_finest_maps` for "attention", otherwise of
+        `Predictor.square_maps`.
       square: uint8 [size, size, 3], the image as the network saw it.
       shape: height and width of the image (and more), pixels.
       image: uint8 [height, width, 3]; not needed for "attention", nor for "map" and "mask" without `refine`.
@@ -68,7 +68,7 @@ def make_picture(
       [height, width, 3]; all of the image's size but "attention".
     """
     if style.kind == "attention":
-        from purinet_jax.training.panels import attention_panel  # here, because it imports JAX
+        from purinet_jax.network.panels import attention_panel  # here, because it imports JAX
 
         return attention_panel(square, answer, shape)
     if style.refine and max(shape[:2]) > len(square):
@@ -102,7 +102,7 @@ def read_background(text: str) -> tuple[int, int, int] | np.ndarray:
       InputError: it is neither.
     """
     if os.path.exists(text):
-        return read_picture(text)[0]
+        return read_srgb(text)[0]
     colour = read_colour(text)
     if colour is None:
         raise InputError(f"{text}: neither an image's file nor a colour")

@@ -17,12 +17,12 @@ from jax.stages import Compiled, Wrapped
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_picture, to_rgb
+from purinet_jax.data.images import read_srgb, to_rgb
 from purinet_jax.errors import InputError
+from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.network.folding import apply_folds, find_folds
-from purinet_jax.network.platforms import compile_answer
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
-from purinet_jax.prediction.stream import Squashed, answer_stream, checked_size
+from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
 
 # The package's own network is traced already: a first answer of it does without Flax.
@@ -85,7 +85,7 @@ class Predictor:
             program = export.deserialize(bytearray(self._traced.program))
             if jax.default_backend() not in program.platforms:
                 return None
-            return compile_answer(jax.jit(program.call).lower(self.folded, images))
+            return compile_forward_pass(jax.jit(program.call).lower(self.folded, images))
         except Exception:  # of many kinds, where the program is of another time than JAX
             return None
 
@@ -107,7 +107,7 @@ class Predictor:
 
         Args:
           images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF orientation
-            says and are sRGB (`read_picture`); arrays and Pillow images are taken as they are.
+            says and are sRGB (`read_srgb`); arrays and Pillow images are taken as they are.
           size: side of the square that images are squashed to, pixels; the predictor's own if not given.
           refine: let a map's edges follow those of its image where that is larger than the square
             (`purinet_jax.prediction.refine`); otherwise, and with False, the network's answer is resized bilinearly.
@@ -129,12 +129,12 @@ class Predictor:
     def _predict_some(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
         arrays = [_pixels(image) for image in images]
         squares = [resize_image(array, size, size) for array in arrays]
-        maps = self.squashed_maps(squares, len(squares))
+        maps = self.square_maps(squares, len(squares))
         resize = refine_map if refine else lambda saliency, _, image: resize_map(saliency, image.shape)
         # Interpolation may leave [0, 1] by a rounding error.
         return [np.clip(resize(*parts), 0, 1) for parts in zip(maps, squares, arrays, strict=True)]
 
-    def squashed_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         """The maps of squares, before they are resized.
 
         Args:
@@ -151,8 +151,8 @@ class Predictor:
 
         return np.asarray(self._answer(saliency_maps, batch))[: len(images)]
 
-    def squashed_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> "list[Maps]":
-        """All that the network predicts at the finest level, per image: arguments as of `squashed_maps` → `Maps` of
+    def square_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> "list[Maps]":
+        """All that the network predicts at the finest level, per image: arguments as of `square_maps` → `Maps` of
         one float32 [1, size, size, 1] each."""
         from purinet_jax.network.inference import finest_maps
         from purinet_jax.network.model import Maps
@@ -178,7 +178,7 @@ def _program(function: Wrapped, model: "PurNet", variables: tuple[Any, ...], bat
     """The function compiled for shapes: of the variables (structure, then leaves) and of the batch (uint8)."""
     structure, *leaves = variables
     shapes = jax.tree.unflatten(structure, leaves)
-    return compile_answer(function.lower(model, shapes, jax.ShapeDtypeStruct(batch, np.uint8)))
+    return compile_forward_pass(function.lower(model, shapes, jax.ShapeDtypeStruct(batch, np.uint8)))
 
 
 def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:
@@ -238,14 +238,14 @@ def predict_stream(
 
     size = checked_size(predictor.size)
 
-    def squash(index: int) -> Squashed:
+    def squash(index: int) -> SquareImage:
         image, beside = read(index)
-        return Squashed(resize_image(image, size, size), image.shape, beside)
+        return SquareImage(resize_image(image, size, size), image.shape, beside)
 
-    def complete(index: int, saliency: np.ndarray, image: Squashed) -> _Result:
+    def complete(index: int, saliency: np.ndarray, image: SquareImage) -> _Result:
         return finish(index, released_map(saliency, image.shape), image.beside)
 
-    yield from answer_stream(predictor.squashed_maps, count, squash, complete, batch_size=batch_size)
+    yield from inference_stream(predictor.square_maps, count, squash, complete, batch_size=batch_size)
 
 
 def _most_at_once() -> int:
@@ -257,7 +257,7 @@ def _most_at_once() -> int:
 def _pixels(image: ImageLike) -> np.ndarray:
     """An image of any kind that `predict` takes as uint8 [height, width, 3]."""
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image))[0]
+        return read_srgb(Path(image))[0]
     if isinstance(image, Image.Image):
         return to_rgb(image, "image")
     if not isinstance(image, np.ndarray | Array):

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
-from purinet_jax.data.images import write_atomically
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 
 Kind = Literal["stablehlo", "onnx"]
 
@@ -51,7 +51,7 @@ def export_file(
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists already; --overwrite replaces it")
     # Only now, because it imports JAX.
-    from purinet_jax.prediction.predict import load
+    from purinet_jax.prediction.predictor import load
 
     predictor = load(checkpoint, size)
     if kind == "onnx":

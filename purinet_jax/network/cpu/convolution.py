@@ -1,4 +1,4 @@
-"""The convolutions that layers are made of, with forms that are fast on CPUs (`purinet_jax.network.platforms`)."""
+"""The convolutions that layers are made of, with forms that are fast on CPUs (`purinet_jax.network.cpu.platform`)."""
 
 from functools import partial
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, export, lax
 
-from purinet_jax.network.platforms import traced_for_cpus
-from purinet_jax.network.winograd import (
+from purinet_jax.network.cpu.platform import traced_for_cpus
+from purinet_jax.network.cpu.winograd import (
     Padding,
     convolution_by_rows,
     kernel_gradient_by_rows,
@@ -32,8 +32,9 @@ def convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Pa
 def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Padding) -> Array:
     """`convolution` of stride 1 and a padding of at most dilation · (side − 1), in a form that is fast on CPUs.
 
-    There it takes fewer multiplications (`purinet_jax.network.winograd`) where the image is large enough and there are
-    many channels. Where not, its kernel's gradient is one convolution over the width alone per row of the kernel, with
+    There it takes fewer multiplications (`purinet_jax.network.cpu.winograd`) where the image is large enough and
+    there are many channels. Where not, its kernel's gradient is one convolution over the width alone per row of the
+    kernel, with
     the image's rows counted into the batch: by itself that gradient is a convolution whose window is as large as the
     image and whose only contiguous axis is the batch, for which XLA's CPU backend takes 1.7 times as long.
     """

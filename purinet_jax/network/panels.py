@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from purinet_jax.network.model import Maps
-from purinet_jax.training.losses import region_means
 
 
 def panel(batch: Mapping[str, np.ndarray], maps: Maps, full_error: float = 1.0) -> np.ndarray:
@@ -88,5 +87,7 @@ def signed_colours(values: np.ndarray) -> np.ndarray:
 
 
 def _flatten_regions(saliency: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    means = np.asarray(region_means(saliency, regions, int(regions.max()) + 1))
-    return means[regions]
+    """[height, width, 1], the mean of `saliency` over each of the labels `regions` [height, width]."""
+    sums = np.bincount(regions.ravel(), np.asarray(saliency).ravel())
+    means = sums / np.maximum(np.bincount(regions.ravel()), 1)
+    return means[regions][..., None].astype(np.float32)

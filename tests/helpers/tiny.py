@@ -18,7 +18,7 @@ from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.step import TrainState, create_state, pmap_step
 
 
-class TinyExtractor(nn.Module):
+class TinyBackbone(nn.Module):
     """Levels of 6 and 8 channels at strides 2 and 4."""
 
     axis_name: str | None = None
@@ -47,7 +47,7 @@ def tiny_model(
     remat: bool = False,
 ) -> PurNet:
     return PurNet(
-        TinyExtractor(axis_name, dtype),
+        TinyBackbone(axis_name, dtype),
         channels=8,
         attention=attention,
         scaled_promotion=True,

@@ -31,7 +31,7 @@ def traced_for_cpus() -> bool:
     return not _for_all_platforms.value and jax.default_backend() == "cpu"
 
 
-def compile_answer(lowered: Lowered) -> Compiled:
+def compile_forward_pass(lowered: Lowered) -> Compiled:
     """Compiles what a network answers, on CPUs with options that suit it, where this JAX knows them."""
     with contextlib.suppress(Exception):
         return lowered.compile(compiler_options=_COMPILER_OPTIONS)

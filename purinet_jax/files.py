@@ -1,0 +1,69 @@
+"""Files that are written whole or not at all, and the reason for a failure in one line."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from purinet_jax.errors import InputError
+
+
+def one_line(text: object) -> str:
+    """The first line of a text or of an error's message; an error without a message gives its type's name."""
+    first = next(iter(str(text).strip().splitlines()), "")
+    return first or (type(text).__name__ if isinstance(text, BaseException) else "")
+
+
+def reason(error: BaseException) -> str:
+    """Why an operation failed, in one line: the system's own words for an `OSError`, else the message's first line."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
+def read_bytes(path: str | Path, name: str | None = None) -> bytes:
+    """Returns a file's bytes.
+
+    Raises:
+      InputError: the file cannot be read; the message calls it `name`, or by its path if not given.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{one_line(name or path)}: cannot be read: {reason(error)}") from error
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path next to `path` and renames it to `path` when the block ends without an exception.
+
+    Until then `path` keeps its contents; after an exception, and after a rename that fails, the temporary file is gone.
+
+    Raises:
+      OSError: the file cannot be renamed.
+    """
+    path = Path(path)
+    # In the same folder, because a rename between file systems is a copy, and a copy can be seen half done.
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Writes a file so that, at every moment, its path holds the old contents or the new ones, never a part.
+
+    Args:
+      path: the file; its folder must exist.
+      data: the contents.
+
+    Raises:
+      InputError: the file cannot be written there.
+    """
+    try:
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
