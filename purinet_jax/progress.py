@@ -2,11 +2,9 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
-
-_Item = TypeVar("_Item")
 
 
 class _Lines:
@@ -27,8 +25,8 @@ class _Lines:
 
 
 def progress_bar(
-    items: Iterable[_Item] | None = None, *, total: int | None, shown: bool = True, **options: Any
-) -> "tqdm[_Item]":
+    items: Iterable[Any] | None = None, *, total: int | None, shown: bool = True, **options: Any
+) -> "tqdm[Any]":
     """Returns a tqdm bar over `items`, or one to be moved by hand if there are none.
 
     Where standard error is no terminal, it prints one line at the start, one per tenth and one at the end (with an
