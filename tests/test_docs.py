@@ -1,5 +1,5 @@
-"""The documentation: it builds without a network, its commands are ones that the command line takes, those that say of
-nothing that they need it run, and what it names is there."""
+"""The documentation: it builds offline, its commands parse, those without requirements run, and the files and names
+that it mentions exist."""
 
 import contextlib
 import pkgutil
@@ -24,7 +24,7 @@ from purinet_jax.data import write_synthetic
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Those whose blocks run here unless their title says what they need; other pages' commands have tests of their own.
+# Pages whose blocks run here unless their title says what they need; other tests run the commands of other pages.
 RUN = [
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("data", "evaluate", "faq", "find", "install", "protocols", "weights")),
@@ -36,14 +36,14 @@ def name_of(page: Path) -> str:
     return page.stem
 
 
-def test_the_documentation_builds_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+def test_the_documentation_builds_and_pages_load_nothing_from_elsewhere(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > 15
     for page in pages:
-        # Links are for readers; what a browser fetches by itself must lie beside the page.
+        # Links are for readers; what a browser loads by itself must be part of the site.
         text = page.read_text()
         fetched = re.findall(r'<(?:script|img|iframe|source)[^>]* src="?([^" >]+)', text)
         fetched += re.findall(r'<link[^>]* rel="?(?:stylesheet|icon|preconnect|preload)"?[^>]* href="?([^" >]+)', text)
@@ -67,19 +67,19 @@ def test_the_pages_show_every_command() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_pages_name_only_what_is_there(page: Path) -> None:
+def test_pages_name_only_files_and_names_that_exist(page: Path) -> None:
     text = page.read_text()
-    files = re.findall(r"\b((?:configs|docs|scripts|tests|purinet_jax)/[\w./]+\w)", text)
-    # What training leaves is in the repository, but not in what is handed out.
+    files = re.findall(r"\b((?:benchmarks|configs|docs|examples|scripts|tests|purinet_jax)/[\w./]+\w)", text)
+    # Training logs are in the repository but not in the source distribution.
     files = [name for name in files if not name.startswith("docs/training/")]
     assert [name for name in files if not (ROOT / name).exists()] == []
     for name in set(re.findall(r"`(purinet_jax(?:\.\w+)+)`", text)):
-        assert pkgutil.resolve_name(name) is not None  # AttributeError or ImportError where it is not there
+        assert pkgutil.resolve_name(name) is not None  # else raises AttributeError or ImportError
 
 
 @pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_lines_fit(page: Path) -> None:
-    # A table's row cannot be broken; the README is read as it is.
+    # The row of a table cannot be wrapped; the README is also read as plain text.
     rows = page.name != "README.md"
     lines = page.read_text().splitlines()
     assert [line for line in lines if len(line) > 120 and not (rows and line.startswith("|"))] == []
@@ -87,14 +87,14 @@ def test_lines_fit(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages' commands name: pictures, a video, data sets and other people's maps, all small."""
+    """The files that the pages' commands name: images, a video, data sets and maps of other methods, all small."""
     folder = tmp_path_factory.mktemp("downloads")
     images, masks = (write_synthetic(folder / "made", 2, (48, 64)) / f"DUTS-TR-{kind}" for kind in ("Image", "Mask"))
-    pictures = sorted(images.iterdir())
+    photos = sorted(images.iterdir())
     for name in ("photo.jpg", "photos/cat.jpg", "photos/dog.jpg", "more/deeper/bird.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(pictures[0], folder / name)
-    frames = [Image.open(picture) for picture in pictures]
+        shutil.copy(photos[0], folder / name)
+    frames = [Image.open(photo) for photo in photos]
     frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:])
     _write_clip(folder / "clip.mp4", [np.asarray(frame) for frame in frames])
 
@@ -134,29 +134,29 @@ def _write_clip(path: Path, frames: list[np.ndarray]) -> None:
 
 
 def run(block: Block) -> None:
-    """Runs a block as a shell would, but in this process; other programs' commands are not run."""
+    """Runs the Python code or the `purinet` commands of a block in this process; skips other programs."""
     if block.language == "python":
         exec(compile(block.text, "page", "exec"), NAMES)
     for command in commands_in(block.text):
-        line, *ways = re.split(" ([<>]) ", re.sub(" +#.*", "", command))
+        line, *redirections = re.split(" ([<>]) ", re.sub(" +#.*", "", command))
         with contextlib.ExitStack() as stack:
-            for way, file in zip(ways[::2], map(str.strip, ways[1::2]), strict=True):
-                name, mode = ("stdin", "r") if way == "<" else ("stdout", "w")
+            for sign, file in zip(redirections[::2], map(str.strip, redirections[1::2]), strict=True):
+                name, mode = ("stdin", "r") if sign == "<" else ("stdout", "w")
                 opened = stack.enter_context(open(file, mode))
                 stack.enter_context(pytest.MonkeyPatch.context()).setattr(sys, name, opened)
             assert main(shlex.split(line)[1:]) == 0, command
 
 
 NAMES: dict[str, object] = {}
-"""What the Python blocks of a page have defined; a later one may use it."""
+"""Names that the Python blocks of a page have defined, for its later blocks."""
 
 
 @pytest.fixture
-def in_place(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder with all downloads to run a page in."""
+def page_folder(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Changes to a folder with all downloads, in which a page is run."""
     shutil.copytree(downloads, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    # Starting processes takes longer than measuring two pictures.
+    # Starting processes takes longer than measuring two images.
     monkeypatch.setattr(purinet_jax.commands.evaluate, "usable_cores", lambda: 0)
     NAMES.clear()
     yield
@@ -165,11 +165,11 @@ def in_place(downloads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=name_of)
-@pytest.mark.usefixtures("in_place")
-def test_what_needs_nothing_runs(page: Path) -> None:
+@pytest.mark.usefixtures("page_folder")
+def test_blocks_without_requirements_run(page: Path) -> None:
     text = page.read_text()
     blocks = list(blocks_in(text))
-    assert 2 * len(blocks) == len(re.findall("^ *```", text, re.M))  # none has a first line that is not understood
+    assert 2 * len(blocks) == len(re.findall("^ *```", text, re.M))  # no block was missed
     for block in blocks:
         if not block.needs:
             run(block)

@@ -1,5 +1,5 @@
-"""What is handed out: a source distribution and the wheel built of it, installed away from the checkout and run there;
-and the pages that go with a release say the same version."""
+"""The source distribution and the wheel: what they contain, the installed package outside the checkout, and one version
+in all files of a release."""
 
 import os
 import re
@@ -23,13 +23,13 @@ from purinet_jax.data import write_synthetic
 from purinet_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
-# What others would put on a disk: the demo's and the tests' own leavings are none of it.
+# Not part of a clean checkout: output of the demo, of training and of builds.
 LEFT_OUT = {".git", "build", "demo", "dist", "runs", "site"}
 
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The source distribution and the wheel, built of a copy, since building leaves things in the folder."""
+    """Paths of the source distribution and the wheel, built from a copy, since building writes into the folder."""
     folder = tmp_path_factory.mktemp("release")
     copy, built = folder / "copy", folder / "dist"
     for top in ROOT.iterdir():
@@ -47,12 +47,12 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 @pytest.fixture(scope="module")
 def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an environment's programs that holds the wheel, and else only what this one holds."""
+    """The `bin` folder of an environment with the wheel and this environment's other packages."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, with_pip=False)
     programs = environment / "bin"
     (packages,) = environment.glob("lib/python*/site-packages")
-    # A path's own .pth files are not read, so that the checkout does not come along.
+    # .pth files of that folder are not read, so that the checkout is not importable.
     (packages / "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
     install = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet", "--no-deps"]
     subprocess.run([*install, "--no-index", "--no-compile", str(distributions[1])], check=True)
@@ -60,18 +60,18 @@ def installed(distributions: tuple[Path, Path], tmp_path_factory: pytest.TempPat
 
 
 def outside() -> dict[str, str]:
-    """The variables without a way back to the checkout, and with one device, as most have."""
+    """The environment variables without the checkout's path, and with one device."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | {"XLA_FLAGS": kept["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
 
 
 def run(programs: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A program of the environment, run in a folder that is not the checkout's."""
+    """Runs a program of the environment in a folder outside the checkout."""
     command = [str(programs / arguments[0]), *arguments[1:]]
     return subprocess.run(command, cwd=folder, env=outside(), capture_output=True, text=True)
 
 
-def test_the_wheel_is_small_and_holds_the_package_alone(distributions: tuple[Path, Path]) -> None:
+def test_the_wheel_is_small_and_holds_only_the_package(distributions: tuple[Path, Path]) -> None:
     _, wheel = distributions
     assert wheel.name == f"purinet_jax-{__version__}-py3-none-any.whl"
     assert wheel.stat().st_size < 25e6
@@ -109,7 +109,7 @@ def test_the_source_distribution_can_be_tested_and_documented(distributions: tup
 
 
 @pytest.mark.slow
-def test_the_installed_package_runs_away_from_the_checkout(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_package_runs_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
     where = run(installed, tmp_path, "python", "-c", "import purinet_jax; print(purinet_jax.__file__)")
     assert Path(where.stdout.strip()).is_relative_to(installed.parent)
     assert run(installed, tmp_path, "purinet", "--version").stdout.strip() == __version__
@@ -147,15 +147,15 @@ def test_the_installed_package_trains_exports_and_serves(installed: Path, tmp_pa
         try:
             lines = list(takewhile(lambda line: "serving on" not in line, process.stderr))
             assert process.poll() is None, "".join(lines)
-            with urllib.request.urlopen(f"{page}v1/map", image.read_bytes(), timeout=60) as answer:
-                assert Image.open(answer).size == (40, 40)
+            with urllib.request.urlopen(f"{page}v1/map", image.read_bytes(), timeout=60) as response:
+                assert Image.open(response).size == (40, 40)
         finally:
             process.terminate()
         rest = process.communicate()[1]
         assert process.returncode == 0, rest
 
 
-def test_the_installed_package_knows_its_configurations(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_package_finds_its_configurations(installed: Path, tmp_path: Path) -> None:
     train = ("purinet", "train", "--data", "nothing.zip", "-o", "run", "--quiet", "--config")
     unknown = run(installed, tmp_path, *train, "purnet_large")
     assert unknown.returncode == 2
@@ -165,12 +165,13 @@ def test_the_installed_package_knows_its_configurations(installed: Path, tmp_pat
     assert known.stderr.strip() == "purinet: nothing.zip: no such file or folder"
 
 
-def test_all_pages_say_the_same_version() -> None:
+def test_all_files_state_the_same_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert __version__ == version
-    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[0] == version
+    sections = re.findall(r"^## (.+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert next(section for section in sections if not section.endswith("(unreleased)")) == version
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == version
-    # What the Citation File Format 1.2.0 requires.
+    # Required by the Citation File Format 1.2.0.
     assert {"authors", "cff-version", "message", "title"} <= citation.keys()
     assert {"authors", "title", "type"} <= citation["preferred-citation"].keys()
