@@ -1,5 +1,4 @@
-"""The page, as people use it: in Chromium, driven by playwright, on a server with a stand-in for the network. Debian's
-`chromium` will do, and Google's Chrome."""
+"""The page in Chromium or Chrome, driven by playwright, on a server with a stand-in for the network."""
 
 import base64
 import io
@@ -22,15 +21,15 @@ from purinet_jax.prediction.rendering import Kind, Style
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
 
-# Nothing but the loopback has an address: a page that needs the network does not work.
-ALONE = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+# Only the loopback's names resolve, so that a page that needs the network fails.
+OFFLINE = ("--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         expect.set_options(timeout=20_000)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ALONE)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
         yield browser
         browser.close()
 
@@ -60,7 +59,7 @@ def page(browser: Browser, server: Served) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two pictures whose right half is "salient": red."""
+    """Two images whose right half is "salient": red."""
     folder = tmp_path_factory.mktemp("photos")
     files = []
     for name, (height, width) in (("wide.png", (90, 160)), ("high.jpg", (120, 80))):
@@ -71,7 +70,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
-def hand_over(page: Page, event: str, files: list[Path]) -> None:
+def insert(page: Page, event: str, files: list[Path]) -> None:
     """Drops files on the page, or pastes them."""
     contents = [[file.name, base64.b64encode(file.read_bytes()).decode()] for file in files]
     script = """([event, files]) => {
@@ -90,7 +89,7 @@ def hand_over(page: Page, event: str, files: list[Path]) -> None:
 
 
 def predicted(photo: Path, kind: Kind, folder: Path, **style: Any) -> bytes:
-    """What `purinet predict` writes."""
+    """Returns what `purinet predict` writes."""
     network: Any = Brightness()
     jobs = plan([photo], folder / f"{photo.stem}_{kind}.png", kind=kind, existing="overwrite")
     (result,) = predict_files(network, jobs, Style(kind, **style))
@@ -104,12 +103,10 @@ def saved(page: Page, act: Callable[[], None]) -> tuple[str, bytes]:
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
-def test_two_dropped_pictures_are_cut_out_shown_in_every_way_and_downloaded(
-    page: Page, photos: list[Path], tmp_path: Path
-) -> None:
-    hand_over(page, "drop", photos)
+def test_dropped_photos_are_shown_in_every_kind_and_downloaded(page: Page, photos: list[Path], tmp_path: Path) -> None:
+    insert(page, "drop", photos)
     status = page.get_by_role("status")
-    expect(status).to_have_text("2 pictures, cut-outs ready.")
+    expect(status).to_have_text("2 photos, cut-outs ready.")
     expect(page.get_by_role("heading", level=2)).to_have_text(["wide.png", "high.jpg"])
     name, data = saved(page, page.get_by_role("button", name="Download wide.png").click)
     assert (name, data) == ("wide_cutout.png", predicted(photos[0], "cutout", tmp_path))
@@ -117,15 +114,15 @@ def test_two_dropped_pictures_are_cut_out_shown_in_every_way_and_downloaded(
     for label, kind in (("Map", "map"), ("Mask", "mask"), ("Overlay", "overlay"), ("Attention", "attention")):
         page.get_by_role("radio", name=label).set_checked(True, force=True)
         expect(status).to_contain_text("ready")
-        for number, photo in enumerate(photos):
-            picture = page.get_by_role("img", name=f"of {photo.name}").nth(0)
-            expect(picture).to_be_visible()
-            expect(picture).to_have_js_property("complete", True)
+        for index, photo in enumerate(photos):
+            result = page.get_by_role("img", name=f"of {photo.name}").nth(0)
+            expect(result).to_be_visible()
+            expect(result).to_have_js_property("complete", True)
             name, data = saved(page, page.get_by_role("button", name=f"Download {photo.name}").click)
             assert name == f"{photo.stem}_{kind}.png"
             assert data == predicted(photo, kind, tmp_path)  # type: ignore[arg-type]
             with Image.open(io.BytesIO(data)) as image:
-                assert page.locator(".after").nth(number).evaluate("image => image.naturalWidth") == image.width
+                assert page.locator(".after").nth(index).evaluate("image => image.naturalWidth") == image.width
     expect(page.locator("#legend")).to_be_visible()
 
     page.get_by_role("radio", name="Cut-out").set_checked(True, force=True)
@@ -139,11 +136,9 @@ def test_two_dropped_pictures_are_cut_out_shown_in_every_way_and_downloaded(
             assert info.date_time[0] >= 2026
 
 
-def test_backgrounds_are_laid_under_what_is_shown_and_downloaded(
-    page: Page, photos: list[Path], tmp_path: Path
-) -> None:
-    hand_over(page, "paste", photos[:1])
-    expect(page.get_by_role("status")).to_have_text("1 picture, cut-out ready.")
+def test_backgrounds_are_shown_and_downloaded(page: Page, photos: list[Path], tmp_path: Path) -> None:
+    insert(page, "paste", photos[:1])
+    expect(page.get_by_role("status")).to_have_text("1 photo, cut-out ready.")
     stage = page.locator(".stage")
     expect(stage).to_have_class("stage split-on checks")
     page.get_by_role("radio", name="White").set_checked(True, force=True)
@@ -155,9 +150,9 @@ def test_backgrounds_are_laid_under_what_is_shown_and_downloaded(
     assert data == predicted(photos[0], "cutout", tmp_path, background=(0, 128, 255))
 
 
-def test_sliders_compare_and_choose_the_threshold(page: Page, photos: list[Path], tmp_path: Path) -> None:
+def test_sliders_compare_and_set_the_threshold(page: Page, photos: list[Path], tmp_path: Path) -> None:
     page.locator("#files").set_input_files(photos[:1])
-    expect(page.get_by_role("status")).to_have_text("1 picture, cut-out ready.")
+    expect(page.get_by_role("status")).to_have_text("1 photo, cut-out ready.")
     split = page.get_by_role("slider", name="Before and after, wide.png")
     box = page.locator(".stage").bounding_box()
     assert box is not None
@@ -173,7 +168,7 @@ def test_sliders_compare_and_choose_the_threshold(page: Page, photos: list[Path]
     page.get_by_role("radio", name="Mask").set_checked(True, force=True)
     expect(page.get_by_role("status")).to_contain_text("mask ready")
     threshold = page.get_by_role("slider", name="Threshold")
-    with page.expect_response("**/v1/map"):  # the map, of which thresholds are shown at once
+    with page.expect_response("**/v1/map"):  # of which the preview is made
         threshold.focus()
     with page.expect_response("**/v1/mask?threshold=0.9") as response:
         threshold.fill("0.9")
@@ -189,31 +184,31 @@ def test_sliders_compare_and_choose_the_threshold(page: Page, photos: list[Path]
         assert np.mean(np.asarray(mask).ravel() != near) < 0.02
 
 
-def test_a_text_file_is_named_and_the_rest_is_done(page: Page, photos: list[Path], tmp_path: Path) -> None:
+def test_a_text_file_is_reported_and_photos_are_processed(page: Page, photos: list[Path], tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("no image")
-    hand_over(page, "drop", [notes, photos[0]])
+    insert(page, "drop", [notes, photos[0]])
     expect(page.get_by_role("alert")).to_have_text("notes.txt: not an image, or a damaged one")
-    expect(page.get_by_role("status")).to_have_text("2 pictures, 1 not usable, cut-out ready.")
+    expect(page.get_by_role("status")).to_have_text("2 photos, 1 failed, cut-out ready.")
     expect(page.get_by_role("button", name="Download notes.txt")).to_be_hidden()
     expect(page.get_by_role("button", name="Try again notes.txt")).to_be_hidden()
     page.get_by_role("button", name="Remove notes.txt").click()
-    expect(page.get_by_role("status")).to_have_text("1 picture, cut-out ready.")
+    expect(page.get_by_role("status")).to_have_text("1 photo, cut-out ready.")
     expect(page.get_by_role("button", name="Remove wide.png")).to_be_focused()
 
 
-def test_the_keyboard_is_enough(page: Page, photos: list[Path], tmp_path: Path) -> None:
+def test_the_page_works_by_keyboard(page: Page, photos: list[Path], tmp_path: Path) -> None:
     def focused() -> str:
         script = "e => e.getAttribute('aria-label') || (e.labels?.[0] ?? e).textContent.trim().split('\\n')[0]"
         return str(page.locator(":focus").evaluate(script))
 
-    page.on("filechooser", lambda _: None)  # from now on, the browser asks playwright instead of opening its window
+    page.on("filechooser", lambda _: None)  # playwright handles the dialogue instead of the browser
     page.keyboard.press("Tab")
-    assert focused().startswith("Choose pictures")
+    assert focused().startswith("Choose photos")
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(photos)
-    expect(page.get_by_role("status")).to_have_text("2 pictures, cut-outs ready.")
+    expect(page.get_by_role("status")).to_have_text("2 photos, cut-outs ready.")
     stops = []
     for _ in range(20):
         page.keyboard.press("Tab")
@@ -221,7 +216,7 @@ def test_the_keyboard_is_enough(page: Page, photos: list[Path], tmp_path: Path) 
         outlines = page.evaluate(
             "[...document.querySelectorAll('*')].some((e) => getComputedStyle(e).outlineStyle === 'solid')"
         )
-        assert outlines, f"nothing shows that the focus is on {stops[-1]}"
+        assert outlines, f"no outline shows the focus on {stops[-1]}"
         if stops[-1] == "Cut-out":
             page.keyboard.press("ArrowRight")
             expect(page.get_by_role("radio", name="Map")).to_be_checked()
@@ -259,11 +254,11 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_readable_on_a_small_screen_by_day_and_by_night(page: Page, photos: list[Path], scheme: Any) -> None:
+def test_small_screens_are_readable_in_light_and_dark(page: Page, photos: list[Path], scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": 360, "height": 640})
     page.locator("#files").set_input_files(photos)
-    expect(page.get_by_role("status")).to_have_text("2 pictures, cut-outs ready.")
+    expect(page.get_by_role("status")).to_have_text("2 photos, cut-outs ready.")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (paper > 0.8) if scheme == "light" else (paper < 0.05)
@@ -288,13 +283,13 @@ def test_it_is_readable_on_a_small_screen_by_day_and_by_night(page: Page, photos
     assert all(0 <= left < right <= 360 and height >= 39 for left, right, height in boxes)
 
 
-def test_a_token_is_asked_for_and_kept_for_the_tab(browser: Browser, photos: list[Path]) -> None:
+def test_the_page_asks_for_a_token_and_keeps_it_for_the_tab(browser: Browser, photos: list[Path]) -> None:
     with serving(Brightness(attention=False), token="s3cret") as served, browser.new_context() as context:
         page = context.new_page()
         late: list[Route] = []
 
         def hold_one(route: Route) -> None:
-            """The answer to a wrong token that comes after the right one is given."""
+            """Delays the response to a wrong token until the right one is given."""
             if route.request.headers.get("authorization") == "Bearer wrong" and not late:
                 late.append(route)
             else:
@@ -303,13 +298,13 @@ def test_a_token_is_asked_for_and_kept_for_the_tab(browser: Browser, photos: lis
         page.route("**/v1/cutout**", hold_one)
         page.goto(f"http://127.0.0.1:{served.port}/")
         page.locator("#files").set_input_files(photos)
-        field = page.get_by_label("This server asks for a token")
+        field = page.get_by_label("This server needs a token")
         for token in ("wrong", "s3cret"):
             expect(field).to_be_focused()
             field.fill(token)
             with page.expect_response("**/v1/cutout**"):
                 page.keyboard.press("Enter")
         late[0].continue_()
-        expect(page.get_by_role("status")).to_have_text("2 pictures, cut-outs ready.")
+        expect(page.get_by_role("status")).to_have_text("2 photos, cut-outs ready.")
         expect(field).to_be_hidden()
         expect(page.get_by_role("radio", name="Attention")).to_be_hidden()

@@ -1,5 +1,5 @@
-"""The page and the HTTP interface of `purinet serve`: pictures in, maps and cut-outs out, one network for all who ask.
-What is handed on is imported when it is first asked for, since Starlette and uvicorn are an extra.
+"""The web page and the HTTP interface of `purinet serve`. Names are imported on first use, since Starlette and uvicorn
+are an extra.
 """
 
 import lazy_loader

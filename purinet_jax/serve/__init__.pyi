@@ -1,5 +1,6 @@
-from .app import Limits, make_app
-from .server import listen, serve
+from .app import make_app
+from .refusals import Limits
+from .server import listen, make_server, serve
 from .worker import Worker
 
-__all__ = ["Limits", "Worker", "listen", "make_app", "serve"]
+__all__ = ["Limits", "Worker", "listen", "make_app", "make_server", "serve"]

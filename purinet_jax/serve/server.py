@@ -1,114 +1,72 @@
-"""The running server: its socket, its token, and its end. SIGTERM and Ctrl-C let it answer those who wait, and take no
-new ones.
-"""
+"""The running server: its socket, its token and its end. SIGTERM and Ctrl-C let it finish the requests in progress."""
 
 import os
 import signal
 import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from purinet_jax.errors import InputError
-from purinet_jax.serve.app import LONGEST_HEAD, Limits, Measures, make_app
+from purinet_jax.files import reason
+from purinet_jax.serve.app import make_app
+from purinet_jax.serve.refusals import MAX_HEAD_BYTES, Limits
 from purinet_jax.serve.worker import Worker
 
 TOKEN_VARIABLE = "PURINET_TOKEN"
-"""The environment's variable that may hold the token."""
-
-# Connections beyond these are refused at once; each takes a file descriptor, of which processes often have 1,024.
-_CONNECTIONS = 512
+"""The environment variable that may hold the token."""
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""What requests may call a server on the loopback."""
+"""Names of the loopback, which other machines cannot reach, as in a URL."""
+
+# Further connections are refused at once; each takes a file descriptor, of which processes often have 1,024.
+_CONNECTIONS = 512
 
 
 def read_token(file: Path | None) -> str | None:
-    """The token that requests must bear: a file's, else the environment's, or None.
+    """Returns the token that requests need: a file's, else the environment's, else None.
 
     Raises:
-      InputError: the file cannot be read, or what there is is no token: empty, of several lines or not of ASCII.
+      InputError: the file cannot be read, or the token is empty, of several words or not ASCII.
     """
-    if file is None:
-        text, name = os.environ.get(TOKEN_VARIABLE), TOKEN_VARIABLE
-        if text is None:
-            return None
-    else:
-        name = str(file)
-        try:
-            text = file.read_text("ascii")
-        except UnicodeDecodeError:
-            text = ""
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
-    token = text.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(f"{name}: holds no token; one is a line of ASCII letters and digits")
+    try:
+        text = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text("ascii")
+    except UnicodeDecodeError:
+        text = ""
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {reason(error)}") from error
+    token = None if text is None else text.strip()
+    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise InputError(f"{file or TOKEN_VARIABLE}: holds no token; one is a line of ASCII letters and digits")
     return token
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port that is taken is known before the network is loaded.
+    """Returns a listening socket, so that a port in use is reported before the network is loaded.
 
     Raises:
-      InputError: the host has no such address, or the port is taken or not allowed.
+      InputError: the host has no such address, or the port is in use or not allowed.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        raise InputError(f"{host}:{port}: cannot listen there: {error.strerror or error}") from error
+        raise InputError(f"{host}:{port}: cannot listen there: {reason(error)}") from error
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine's own loopback, which no other machine reaches."""
-    return host in ("127.0.0.1", "localhost", "::1")
+def in_url(host: str) -> str:
+    """Returns a host as a URL writes it."""
+    return f"[{host}]" if ":" in host else host
 
 
-def address(listening: socket.socket, host: str) -> str:
-    """The URL of a server that listens."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+def make_server(worker: Worker, host: str, limits: Limits, token: str | None = None) -> uvicorn.Server:
+    """Returns uvicorn's server of the application; arguments as of `make_app`.
 
-
-def serve(
-    make_worker: Callable[[Measures], Worker],
-    listening: socket.socket,
-    host: str,
-    limits: Limits = Limits(),  # noqa: B008
-    *,
-    token: str | None = None,
-    ready: Callable[[], object] = lambda: None,
-) -> None:
-    """Serves until SIGTERM or SIGINT comes and whoever is waiting then has been answered.
-
-    Args:
-      make_worker: called with where the network's batches are counted.
-      listening: from `listen`; closed in the end.
-      host: the one it listens on. On the loopback, only requests for a loopback's name are answered.
-      limits, token: as of `make_app`.
-      ready: called when pictures can be made.
+    On the loopback, requests must call it by one of `LOOPBACK_HOSTS`. Its settings do not depend on what is installed.
     """
-    measures = Measures()
-    worker = make_worker(measures)
-    hosts = LOOPBACK_HOSTS if is_loopback(host) else None
-    config = configure(make_app(worker, measures, limits, token=token, hosts=hosts), limits)
-    # uvicorn takes these signals for as long as it runs, and raises them again when it has ended well.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ready()
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        listening.close()
-
-
-def configure(app: ASGIApp, limits: Limits) -> uvicorn.Config:
-    """How uvicorn serves an application: with bounds of its own, and nothing guessed from what is installed."""
-    return uvicorn.Config(
-        app,
+    hosts = LOOPBACK_HOSTS if in_url(host) in LOOPBACK_HOSTS else None
+    config = uvicorn.Config(
+        make_app(worker, limits, token=token, hosts=hosts),
         loop="asyncio",
         http="h11",
         ws="none",
@@ -118,6 +76,19 @@ def configure(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=_CONNECTIONS,
-        h11_max_incomplete_event_size=LONGEST_HEAD,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=round(limits.seconds) + 5,
     )
+    return uvicorn.Server(config)
+
+
+def serve(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes the requests in progress and closes the worker and the socket."""
+    # uvicorn handles these signals while it runs, and raises them again when it has shut down.
+    previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        server.run(sockets=[listening])
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        listening.close()

@@ -1,4 +1,4 @@
-"""A server on the loopback, in a thread of the tests' process, and a client that hides nothing."""
+"""A server on the loopback, in a thread of the tests' process, and a client that shows the complete response."""
 
 import http.client
 import json
@@ -8,15 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
-from purinet_jax.serve import Limits, Worker, listen, make_app
-from purinet_jax.serve.app import Measures
-from purinet_jax.serve.server import LOOPBACK_HOSTS, configure
+from purinet_jax.serve import Limits, Worker, listen, make_server
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -35,22 +31,22 @@ class Served:
     port: int
     worker: Worker
 
-    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    def request(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Response:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request(method, path, body, dict(headers or {}), encode_chunked=hasattr(body, "__next__"))
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            return Response(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         finally:
             connection.close()
 
-    def get(self, path: str, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> Response:
         return self.request("GET", path, headers=headers)
 
-    def post(self, path: str, body: Any, **headers: str) -> Answer:
+    def post(self, path: str, body: Any, **headers: str) -> Response:
         return self.request("POST", path, body, headers)
 
-    def measure(self, name: str) -> float:
+    def metric(self, name: str) -> float:
         lines = self.get("/metrics").body.decode().splitlines()
         return float(next(line for line in lines if line.startswith(f"{name} ")).split()[-1])
 
@@ -59,10 +55,8 @@ class Served:
 def serving(
     predictor: Any, limits: Limits | None = None, *, token: str | None = None, **worker_options: Any
 ) -> Iterator[Served]:
-    limits = limits or Limits()
-    measures = Measures()
-    worker = Worker(predictor, asked=measures.batch.observe, **worker_options)
-    server = uvicorn.Server(configure(make_app(worker, measures, limits, token=token, hosts=LOOPBACK_HOSTS), limits))
+    worker = Worker(predictor, **worker_options)
+    server = make_server(worker, "127.0.0.1", limits or Limits(), token)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
         thread.start()

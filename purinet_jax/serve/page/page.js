@@ -1,10 +1,10 @@
-// The page: pictures in, what the server makes of them out. Nothing is kept but in this tab.
+// The page: sends photos to the server and shows the results, which are kept in this tab only.
 
 import { zip } from "./zip.js";
 
-const AT_ONCE = 3; // requests
-const ATTEMPTS = 6; // where the server is busy
-const PREVIEW = 640; // longest side of what a threshold shows at once, pixels
+const CONCURRENT = 3; // requests
+const ATTEMPTS = 6; // if the server is busy
+const PREVIEW = 640; // longest side of the preview of a threshold, pixels
 const SOFTNESS = 0.35; // of a cut-out's edge, as in purinet_jax/prediction/cutouts.py
 
 const find = (id) => document.getElementById(id);
@@ -15,31 +15,31 @@ let limits = null;
 let token = "";
 let dragging = 0;
 
-class Refused extends Error {} // what people can do nothing about by trying again
+class Refused extends Error {} // trying again does not help
 
 // ---- settings -------------------------------------------------------------------------------------------------------
 
 const kind = () => document.querySelector("input[name=kind]:checked").value;
 const threshold = () => Number(find("threshold").value);
 
-function ground() {
-  const chosen = document.querySelector("input[name=ground]:checked").value;
-  return kind() !== "cutout" ? "" : chosen === "own" ? find("colour").value : chosen;
+function background() {
+  const chosen = document.querySelector("input[name=background]:checked").value;
+  return kind() !== "cutout" ? "" : chosen === "custom" ? find("colour").value : chosen;
 }
 
-/** The part of the server's address that makes the picture which is shown; a background is laid under it here. */
-function wanted() {
+/** The path of the request for the shown result; a background is shown behind it by CSS. */
+function path() {
   return kind() === "cutout" || kind() === "mask" ? `${kind()}?threshold=${threshold()}` : kind();
 }
 
 // ---- the server -----------------------------------------------------------------------------------------------------
 
-const waiting = []; // functions that begin a request
+const waiting = []; // functions that start a request
 let running = 0;
-let tokenGiven = null; // a promise, while the server asks for a token
+let tokenGiven = null; // a promise while the page asks for a token
 
 function next() {
-  while (running < AT_ONCE && waiting.length) {
+  while (running < CONCURRENT && waiting.length) {
     running++;
     waiting.shift()().finally(() => {
       running--;
@@ -48,8 +48,8 @@ function next() {
   }
 }
 
-/** Asks for a picture when it is its turn; a Promise of its Blob. */
-function ask(file, path, signal) {
+/** Requests a result when it is its turn; returns a Promise of its Blob. */
+function predict(file, path, signal) {
   return new Promise((resolve, reject) => {
     waiting.push(() => (signal.aborted ? Promise.reject(signal.reason) : request(file, path, signal)).then(resolve, reject));
     next();
@@ -65,15 +65,15 @@ async function request(file, path, signal) {
       response = await fetch(`v1/${path}`, { method: "POST", body: file, headers, signal });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new Error("the file cannot be read, or the server does not answer");
+      throw new Error("the file cannot be read, or the server does not respond");
     }
     if (response.ok) return response.blob();
     if (response.status === 401) {
-      // Another may have been given while this one was on its way.
+      // Another token may have been given during this request.
       if (token === sent) await (tokenGiven ??= askForToken());
       continue;
     }
-    const { reason } = await response.json().catch(() => ({ reason: `the server answered ${response.status}` }));
+    const { reason } = await response.json().catch(() => ({ reason: `the server responded ${response.status}` }));
     if (response.status !== 429 && response.status !== 503) throw new Refused(reason.replace(/^image: /, ""));
     if (attempt === ATTEMPTS) throw new Error(reason);
     const seconds = Number(response.headers.get("Retry-After")) || 1;
@@ -97,13 +97,13 @@ function askForToken() {
   });
 }
 
-// ---- a picture ------------------------------------------------------------------------------------------------------
+// ---- a photo --------------------------------------------------------------------------------------------------------
 
 class Card {
   constructor(file) {
     this.file = file;
     this.name = file.name || "pasted.png";
-    this.pictures = new Map(); // kind → { path, blob, url }
+    this.results = new Map(); // kind → { path, blob, url }
     this.errors = "";
     this.element = find("card").content.cloneNode(true).firstElementChild;
     this.part = (name) => this.element.querySelector(`.${name}`);
@@ -121,23 +121,22 @@ class Card {
     split.setAttribute("aria-label", `Before and after, ${this.name}`);
     split.oninput = () => {
       this.part("stage").style.setProperty("--split", `${split.value}%`);
-      split.setAttribute("aria-valuetext", `${split.value} % of the picture before`);
+      split.setAttribute("aria-valuetext", `${split.value} % of the original`);
     };
-    this.part("again").onclick = () => this.refresh();
+    this.part("retry").onclick = () => this.refresh();
     this.part("download").onclick = () => download([this]);
     this.part("remove").onclick = () => remove([this]);
   }
 
-  /** Asks for the picture of the present settings, unless it is there. */
+  /** Requests the result of the present settings unless it is there. */
   async refresh() {
     this.control?.abort();
-    const path = wanted();
     this.errors = "";
-    if (this.pictures.get(kind())?.path === path) return this.show();
+    if (this.result) return this.show();
     const control = (this.control = new AbortController());
     this.show();
     try {
-      await this.fetch(path, control.signal);
+      await this.fetch(path(), control.signal);
     } catch (error) {
       if (control.signal.aborted) return;
       this.errors = error.message;
@@ -147,57 +146,57 @@ class Card {
     this.show();
   }
 
-  async fetch(path, signal) {
+  async fetch(requested, signal) {
     if (limits && this.file.size > limits.bytes) {
-      throw new Refused(`has ${megabytes(this.file.size)}, and the server takes ${megabytes(limits.bytes)}`);
+      throw new Refused(`has ${megabytes(this.file.size)}; the limit is ${megabytes(limits.bytes)}`);
     }
-    const blob = await ask(this.file, path, signal);
-    const made = path.split("?")[0];
-    const old = this.pictures.get(made);
+    const blob = await predict(this.file, requested, signal);
+    const [name] = requested.split("?"); // the kind
+    const old = this.results.get(name);
     if (old) URL.revokeObjectURL(old.url);
-    this.pictures.set(made, { path, blob, url: URL.createObjectURL(blob) });
+    this.results.set(name, { path: requested, blob, url: URL.createObjectURL(blob) });
   }
 
-  get picture() {
-    const found = this.pictures.get(kind());
-    return found?.path === wanted() ? found : undefined;
+  get result() {
+    const found = this.results.get(kind());
+    return found?.path === path() ? found : undefined;
   }
 
-  /** Brings what is on the page to what there is. */
+  /** Updates what the page shows of this photo. */
   show() {
     const [stage, before, after, split] = ["stage", "before", "after", "split"].map(this.part);
     const failed = this.errors !== "";
-    const picture = failed ? undefined : (this.picture ?? this.pictures.get(kind())); // an old one rather than none
+    const result = failed ? undefined : (this.result ?? this.results.get(kind())); // an old one rather than none
     const visible = before.complete && before.naturalWidth > 0; // browsers do not show every format
     const panels = kind() === "attention";
-    if (picture && after.src !== picture.url) after.src = picture.url;
+    if (result && after.src !== result.url) after.src = result.url;
     after.alt = `${names[kind()]} of ${this.name}`;
-    after.hidden = !picture;
-    before.hidden = !visible || (panels && !!picture);
+    after.hidden = !result;
+    before.hidden = !visible || (panels && !!result);
     after.classList.toggle("over", !before.hidden);
-    const comparable = !!picture && visible && !panels;
+    const comparable = !!result && visible && !panels;
     stage.classList.toggle("split-on", comparable);
     split.hidden = this.part("line").hidden = !comparable;
-    if (this.picture || failed) this.part("preview").hidden = true;
-    const busy = !failed && !this.picture;
+    if (this.result || failed) this.part("preview").hidden = true;
+    const busy = !failed && !this.result;
     stage.classList.toggle("busy", busy);
     stage.hidden = failed && !visible;
     stage.setAttribute("aria-busy", busy);
     this.part("spinner").hidden = !busy || !this.part("preview").hidden;
-    const under = kind() === "cutout" && !!picture;
-    stage.classList.toggle("checks", under && !ground());
-    stage.style.backgroundColor = under ? ground() : "";
-    this.complain(failed);
-    this.part("again").hidden = !failed || this.final;
+    const under = kind() === "cutout" && !!result;
+    stage.classList.toggle("checks", under && !background());
+    stage.style.backgroundColor = under ? background() : "";
+    this.showError(failed);
+    this.part("retry").hidden = !failed || this.final;
     this.part("download").hidden = failed;
-    this.part("download").disabled = !this.picture;
+    this.part("download").disabled = !this.result;
     const size = visible ? `${before.naturalWidth} × ${before.naturalHeight} pixels` : megabytes(this.file.size);
     this.part("facts").textContent = size;
-    say();
+    report();
   }
 
-  /** Shows what is wrong; a screen reader, which is told of it wherever it is, hears the picture's name first. */
-  complain(failed) {
+  /** Shows the error; a screen reader, which announces it, reads the photo's name first. */
+  showError(failed) {
     const error = this.part("error");
     error.hidden = !failed;
     if (error.dataset.shown === this.errors) return;
@@ -208,9 +207,9 @@ class Card {
     error.replaceChildren(...(failed ? [name, this.errors] : []));
   }
 
-  /** The present threshold at once, roughly: what the server makes of it comes when the slider rests. */
+  /** Shows the present threshold at once, approximately; the server's result follows when the slider rests. */
   async preview() {
-    const map = this.pictures.get("map");
+    const map = this.results.get("map");
     const before = this.part("before");
     if (!map || !before.naturalWidth || this.errors) return;
     const canvas = this.part("preview");
@@ -236,7 +235,7 @@ class Card {
       for (let c = 0; c < 3; c++) data[i + c] = cut ? colours[i + c] : value;
       data[i + 3] = cut ? value : 255;
     }
-    if (this.picture) return; // it came meanwhile
+    if (this.result) return; // it has arrived meanwhile
     canvas.width = width;
     canvas.height = height;
     canvas.getContext("2d").putImageData(shown, 0, 0);
@@ -245,18 +244,18 @@ class Card {
     this.part("spinner").hidden = true;
   }
 
-  /** The file to download: { name, blob }. */
-  async result() {
+  /** Returns the file to download: { name, blob }. */
+  async output() {
     const stem = this.name.replace(/\.[^.]*$/, "") || this.name;
     const name = `${stem}_${kind()}.png`;
-    if (!ground()) return { name, blob: this.picture.blob };
-    const path = `${wanted()}&background=${encodeURIComponent(ground())}`;
-    return { name, blob: await ask(this.file, path, new AbortController().signal) };
+    if (!background()) return { name, blob: this.result.blob };
+    const requested = `${path()}&background=${encodeURIComponent(background())}`;
+    return { name, blob: await predict(this.file, requested, new AbortController().signal) };
   }
 
-  forget() {
+  dispose() {
     this.control?.abort();
-    for (const { url } of this.pictures.values()) URL.revokeObjectURL(url);
+    for (const { url } of this.results.values()) URL.revokeObjectURL(url);
     URL.revokeObjectURL(this.url);
     this.element.remove();
     cards.delete(this);
@@ -270,51 +269,51 @@ function opacity(level) {
   return 255 * ramp * ramp * (3 - 2 * ramp);
 }
 
-// ---- all of them ----------------------------------------------------------------------------------------------------
+// ---- all photos -----------------------------------------------------------------------------------------------------
 
 function add(files) {
   const added = [...files].map((file) => new Card(file));
   for (const card of added) {
     cards.add(card);
-    find("pictures").append(card.element);
+    find("results").append(card.element);
   }
-  arrange();
+  update();
   for (const card of added) card.refresh();
 }
 
 function remove(removed) {
   const last = removed.at(-1).element;
   const neighbour = removed.length < cards.size && (last.nextElementSibling ?? last.previousElementSibling);
-  for (const card of removed) card.forget();
-  arrange();
+  for (const card of removed) card.dispose();
+  update();
   (neighbour ? neighbour.querySelector(".remove") : find("files")).focus();
 }
 
-/** What depends on the settings and on how many pictures there are. */
-function arrange() {
+/** Updates what depends on the settings and on how many photos there are. */
+function update() {
   const some = cards.size > 0;
-  root.classList.toggle("with-pictures", some);
+  root.classList.toggle("with-results", some);
   root.classList.toggle("panels", kind() === "attention");
   find("tools").hidden = !some;
   find("download-all").hidden = cards.size < 2;
-  find("grounds").hidden = kind() !== "cutout";
+  find("backgrounds").hidden = kind() !== "cutout";
   find("threshold-field").hidden = kind() !== "cutout" && kind() !== "mask";
   find("legend").hidden = !some || kind() !== "attention";
   find("threshold-value").textContent = threshold().toFixed(2);
   for (const card of cards) card.show();
-  say();
+  report();
 }
 
-let work = ""; // what is being done for all
+let work = ""; // progress of a download
 
-/** What a screen reader is told, and anybody else. */
-function say() {
+/** Updates the status line, which screen readers announce. */
+function report() {
   const all = [...cards];
   const failed = all.filter((card) => card.errors).length;
-  const busy = all.filter((card) => !card.errors && !card.picture).length;
-  const parts = [all.length === 1 ? "1 picture" : `${all.length} pictures`];
-  if (busy) parts.push(`${busy} being made`);
-  if (failed) parts.push(`${failed} not usable`);
+  const busy = all.filter((card) => !card.errors && !card.result).length;
+  const parts = [all.length === 1 ? "1 photo" : `${all.length} photos`];
+  if (busy) parts.push(`${busy} in progress`);
+  if (failed) parts.push(`${failed} failed`);
   if (!busy && failed < all.length) parts.push(`${names[kind()]}${all.length - failed > 1 ? "s" : ""} ready`);
   const text = work || (all.length ? `${parts.join(", ")}.` : "");
   if (find("status").textContent !== text) find("status").textContent = text;
@@ -325,27 +324,27 @@ async function download(chosen) {
   try {
     const files = [];
     for (const card of chosen) {
-      if (chosen.length > 1) work = `Collecting ${files.length + 1} of ${chosen.length} pictures …`;
-      say();
-      files.push(await card.result());
+      if (chosen.length > 1) work = `Collecting ${files.length + 1} of ${chosen.length} …`;
+      report();
+      files.push(await card.output());
     }
-    save(files.length === 1 ? files[0] : { name: `purinet_${kind()}.zip`, blob: await zip(apart(files)) });
+    save(files.length === 1 ? files[0] : { name: `purinet_${kind()}.zip`, blob: await zip(distinct(files)) });
     work = "";
   } catch (error) {
     work = `Not downloaded: ${error.message}`;
-    say();
+    report();
     work = "";
     return;
   }
-  say();
+  report();
 }
 
-/** The same files, with names that differ. */
-function apart(files) {
+/** Returns the same files with distinct names. */
+function distinct(files) {
   const taken = new Set();
   return files.map(({ name, blob }) => {
     let free = name;
-    for (let number = 2; taken.has(free.toLowerCase()); number++) free = name.replace(/(\.[^.]*)$/, ` (${number})$1`);
+    for (let index = 2; taken.has(free.toLowerCase()); index++) free = name.replace(/(\.[^.]*)$/, ` (${index})$1`);
     taken.add(free.toLowerCase());
     return { name: free, blob };
   });
@@ -361,7 +360,7 @@ function save({ name, blob }) {
 
 const megabytes = (bytes) => (bytes < 1 << 20 ? `${Math.ceil(bytes / 1024)} kB` : `${(bytes / (1 << 20)).toFixed(0)} MB`);
 
-// ---- what people do -------------------------------------------------------------------------------------------------
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 find("files").addEventListener("change", (event) => {
   add(event.target.files);
@@ -383,23 +382,23 @@ document.addEventListener("drop", (event) => {
 });
 
 function refresh() {
-  arrange();
+  update();
   for (const card of cards) if (!card.errors || !card.final) card.refresh();
 }
 
 for (const choice of document.querySelectorAll("input[name=kind]")) choice.addEventListener("change", refresh);
-for (const choice of document.querySelectorAll("input[name=ground]")) choice.addEventListener("change", arrange);
+for (const choice of document.querySelectorAll("input[name=background]")) choice.addEventListener("change", update);
 find("colour").addEventListener("input", () => {
-  document.querySelector("input[name=ground][value=own]").checked = true;
-  arrange();
+  document.querySelector("input[name=background][value=custom]").checked = true;
+  update();
 });
 
-// Maps, of which thresholds are shown at once, are asked for when somebody reaches for the slider.
+// The maps that previews are made of are requested when the slider gets the pointer or the focus.
 function fetchMaps() {
   for (const card of cards) {
-    if (card.pictures.has("map") || card.errors || card.mapAsked) continue;
-    card.mapAsked = true;
-    card.fetch("map", new AbortController().signal).then(() => card.picture || card.preview(), () => {});
+    if (card.results.has("map") || card.errors || card.mapRequested) continue;
+    card.mapRequested = true;
+    card.fetch("map", new AbortController().signal).then(() => card.result || card.preview(), () => {});
   }
 }
 
@@ -409,14 +408,14 @@ find("threshold").addEventListener("pointerenter", fetchMaps);
 find("threshold").addEventListener("focus", fetchMaps);
 find("threshold").addEventListener("input", () => {
   fetchMaps();
-  arrange();
+  update();
   cancelAnimationFrame(frame);
-  frame = requestAnimationFrame(() => cards.forEach((card) => card.picture || card.preview()));
+  frame = requestAnimationFrame(() => cards.forEach((card) => card.result || card.preview()));
   clearTimeout(rest);
   rest = setTimeout(refresh, 350);
 });
 
-find("download-all").addEventListener("click", () => download([...cards].filter((card) => card.picture && !card.errors)));
+find("download-all").addEventListener("click", () => download([...cards].filter((card) => card.result && !card.errors)));
 find("remove-all").addEventListener("click", () => remove([...cards]));
 
 const about = await fetch("v1").then((response) => response.json(), () => null);
