@@ -1,5 +1,6 @@
-"""Conversion: names and layouts, round trips byte by byte, and what is said of files that do not fit."""
+"""Conversion: names and layouts, round trips byte by byte, and error messages for files that do not fit."""
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -17,24 +18,18 @@ import pytest
 from helpers.released import RELEASED
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import ATTENTIONS, build_model
-from purinet_jax.weights.convert import (
-    convert_file,
-    from_authors,
-    from_backbone,
-    load_variables,
-    save_variables,
-    stored_size,
-    to_authors,
-)
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.network.model import ATTENTIONS
+from purinet_jax.training.configurations import load_config
+from purinet_jax.training.train import train
+from purinet_jax.weights.convert import from_authors, from_backbone, to_authors
+from purinet_jax.weights.files import convert_file, load_variables, save_variables, stored_size
 from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
+from purinet_jax.weights.variables import BackboneConfig
 
 GOLDEN = Path(__file__).with_name("fixtures") / "golden"
-# The extractor with the fewest parameters, and a decoder of two channels.
-SMALL = {
-    **{"backbone": "mobilenet_v2", "channels": 2, "attention": ("promotion", "rectification")},
-    **{"scaled_promotion": False, "light": False, "context": False},
-}
+# The backbone with the fewest parameters, and a decoder of two channels.
+SMALL = ModelConfig("mobilenet_v2", 2)
 VGG_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 VGG_WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 
@@ -57,19 +52,19 @@ def manifest() -> dict[str, tuple[int, ...]]:
 
 
 def draw(shapes: dict[str, tuple[int, ...]]) -> Tensors:
-    """Cheap values, no two tensors alike; the counts are whole numbers that float32 cannot hold."""
+    """Cheap values, no two tensors alike; the counts are integers that float32 cannot hold."""
     tensors = {}
-    for number, (name, shape) in enumerate(shapes.items()):
+    for index, (name, shape) in enumerate(shapes.items()):
         if name.endswith("num_batches_tracked"):
-            tensors[name] = np.array(2**40 + number, np.int64)
+            tensors[name] = np.array(2**40 + index, np.int64)
         else:
-            tensors[name] = number + np.linspace(0, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+            tensors[name] = index + np.linspace(0, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
     return tensors
 
 
-def small_variables(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    config = SMALL | changes
-    model = build_model(config)
+def small_variables(**changes: Any) -> tuple[dict[str, Any], ModelConfig]:
+    config = dataclasses.replace(SMALL, **changes)
+    model = config.build()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
     leaves, tree = jax.tree.flatten(shapes)
     generator = np.random.default_rng(0)
@@ -91,10 +86,10 @@ def assert_same(got: Any, wanted: Any) -> None:
 def test_the_authors_file_and_back(tmp_path: Path) -> None:
     """All 1,200 tensors, the golden outputs' weights: our file and back, the bytes are the same."""
     state = reference_weights().state_dict()
-    for number, name in enumerate(state):
+    for index, name in enumerate(state):
         if name.endswith("num_batches_tracked"):
-            state[name] = np.array(number, np.int64)
-    theirs, ours, again = (tmp_path / name for name in ("stage3.npz", "ours.safetensors", "again.npz"))
+            state[name] = np.array(index, np.int64)
+    theirs, ours, again = (tmp_path / f"{name}.safetensors" for name in ("stage3", "ours", "again"))
     write_tensors(theirs, state)
     assert convert_file(theirs, ours).splitlines() == [
         f"{theirs}: the authors' names: PurNet on resnet50, 128 channels, with attention, 35,528,122 parameters",
@@ -102,7 +97,7 @@ def test_the_authors_file_and_back(tmp_path: Path) -> None:
     ]
     assert "1,200 tensors written, authors names" in convert_file(ours, again, "authors")
     assert again.read_bytes() == theirs.read_bytes()
-    assert list(read_tensors(theirs)) == sorted(manifest())
+    assert read_tensors(theirs).keys() == manifest().keys()
 
     variables, config = load_variables(ours)
     assert config == RELEASED
@@ -131,7 +126,7 @@ def test_the_stage_is_in_the_names() -> None:
     only_purificatory = {name: shape for name, shape in manifest().items() if not re.match(r"oa_|ea_|.*_2\.", name)}
     tensors = draw(only_purificatory)
     variables, config = from_authors(tensors)
-    assert config == {**RELEASED, "attention": ()}
+    assert config == dataclasses.replace(RELEASED, attention=())
     counts = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
     back = to_authors(variables, counts)
     assert back.keys() == tensors.keys()
@@ -184,7 +179,7 @@ def test_torchvision_resnet50() -> None:
     assert {"conv1.weight", "bn1.running_mean", "layer4.2.conv3.weight"} <= theirs.keys()
     theirs |= draw({"fc.weight": (1000, 2048), "fc.bias": (1000,)})
     variables, config, dropped = from_backbone(theirs)
-    assert config == {"backbone": "resnet50", "part": "backbone"}
+    assert config == BackboneConfig("resnet50")
     assert dropped == ["fc.weight", "fc.bias"]
     assert list(variables["params"]) == list(variables["batch_stats"]) == ["backbone"]
     back = to_authors(variables, backbone)
@@ -201,9 +196,9 @@ def test_torchvision_resnet50() -> None:
 
 def vgg16() -> Tensors:
     shapes: dict[str, tuple[int, ...]] = {}
-    for i, number in enumerate(VGG_CONVOLUTIONS):
-        shapes[f"features.{number}.weight"] = (VGG_WIDTHS[i + 1], VGG_WIDTHS[i], 3, 3)
-        shapes[f"features.{number}.bias"] = (VGG_WIDTHS[i + 1],)
+    for i, layer in enumerate(VGG_CONVOLUTIONS):
+        shapes[f"features.{layer}.weight"] = (VGG_WIDTHS[i + 1], VGG_WIDTHS[i], 3, 3)
+        shapes[f"features.{layer}.bias"] = (VGG_WIDTHS[i + 1],)
     return draw(shapes)
 
 
@@ -211,13 +206,13 @@ def test_torchvision_vgg16(tmp_path: Path) -> None:
     theirs = vgg16()
     classifier = draw({"classifier.0.bias": (4096,), "classifier.6.weight": (1000, 2)})
     variables, config, dropped = from_backbone(theirs | classifier)
-    assert config == {"backbone": "vgg16", "part": "backbone"}
+    assert config == BackboneConfig("vgg16")
     assert dropped == list(classifier)
     kernel = variables["params"]["backbone"]["features"]["0"]["kernel"]
     np.testing.assert_array_equal(kernel, theirs["features.0.weight"].transpose(2, 3, 1, 0))
     assert variables["batch_stats"] == {}
-    save_variables(tmp_path / "vgg16.npz", variables, config)
-    loaded, loaded_config = load_variables(tmp_path / "vgg16.npz")
+    save_variables(tmp_path / "vgg16.safetensors", variables, config)
+    loaded, loaded_config = load_variables(tmp_path / "vgg16.safetensors")
     assert_same(loaded, variables)
     assert loaded_config == config
 
@@ -228,11 +223,11 @@ def test_efficientnet_lite2(tmp_path: Path) -> None:
     theirs = {name: array for name, array in to_authors(variables).items() if name.startswith(("_b", "_c"))}
     head = {"_conv_head.weight": np.zeros((2, 3, 1, 1)), "_bn1.weight": np.zeros(2), "_fc.bias": np.zeros(1)}
     head["_bn1.num_batches_tracked"] = np.array(5)
-    write_tensors(tmp_path / "theirs.npz", theirs | head)
+    np.savez(tmp_path / "theirs.npz", **theirs, **head)
     report = convert_file(tmp_path / "theirs.npz", tmp_path / "ours.safetensors")
-    assert report.endswith(f"no use for them: {', '.join(sorted(head))}")
+    assert report.endswith(f"left out, not used by the backbone: {', '.join(head)}")
     loaded, config = load_variables(tmp_path / "ours.safetensors")
-    assert config == {"backbone": "efficientnet_lite2", "part": "backbone"}
+    assert config == BackboneConfig("efficientnet_lite2")
     assert_same(loaded, {name: {"backbone": part["backbone"]} for name, part in variables.items()})
 
 
@@ -251,11 +246,11 @@ def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
                 theirs[f"{layer}/{keras_names[leaf]}{ending}"] = array.astype(np.float16)
     assert theirs[f"expanded_conv_depthwise/depthwise_kernel{ending}"].shape == (3, 3, 32, 1)
     head = {f"Conv_1/kernel{ending}": np.zeros((1, 1, 2, 3)), f"predictions/bias{ending}": np.zeros(1)}
-    write_tensors(tmp_path / "keras.npz", theirs | head)
+    np.savez(tmp_path / "keras.npz", **theirs, **head)
     report = convert_file(tmp_path / "keras.npz", tmp_path / "ours.safetensors")
-    assert report.endswith(f"no use for them: Conv_1/kernel{ending}, predictions/bias{ending}")
+    assert report.endswith(f"left out, not used by the backbone: Conv_1/kernel{ending}, predictions/bias{ending}")
     loaded, config = load_variables(tmp_path / "ours.safetensors")
-    assert config == {"backbone": "mobilenet_v2", "part": "backbone"}
+    assert config == BackboneConfig("mobilenet_v2")
     wanted = {
         collection: {
             "backbone": jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), part["backbone"])
@@ -265,9 +260,8 @@ def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
     assert_same(loaded, wanted)
 
 
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_our_file(tmp_path: Path, suffix: str) -> None:
-    path, copy = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+def test_our_file(tmp_path: Path) -> None:
+    path, copy, earlier = (tmp_path / name for name in ("a.safetensors", "b.safetensors", "a.npz"))
     variables, config = small_variables(scaled_promotion=True)
     save_variables(path, variables | {"intermediates": {"x": np.zeros(1)}}, config)
     loaded, loaded_config = load_variables(path)
@@ -278,15 +272,22 @@ def test_our_file(tmp_path: Path, suffix: str) -> None:
     assert "batch_stats/convert1/1/mean" in tensors
     metadata = read_metadata(path)
     assert metadata["format"] == "purinet_jax 1"
-    assert json.loads(metadata["model"]) == json.loads(json.dumps(config))
-    save_variables(copy, jax.tree.map(jnp.asarray, variables), dict(reversed(config.items())))
+    settings = (
+        '"attention": ["promotion", "rectification"], "backbone": "mobilenet_v2", "channels": 2, "context": false'
+    )
+    assert metadata["model"] == f'{{{settings}, "light": false, "scaled_promotion": true}}'
+    save_variables(copy, jax.tree.map(jnp.asarray, variables), config)
     assert copy.read_bytes() == path.read_bytes()
+    np.savez(earlier, **tensors, __metadata__=np.array(json.dumps(metadata)))  # as version 0.2.0 wrote
+    loaded, loaded_config = load_variables(earlier)
+    assert_same(loaded, variables)
+    assert loaded_config == config
     assert convert_file(path, copy, "authors").splitlines()[2:] == [
         "the authors' names do not say that the promotion attention is the scaled one"
     ]
 
 
-def test_half_numbers_and_the_size_go_from_file_to_file(tmp_path: Path) -> None:
+def test_half_precision_and_size_are_kept_from_file_to_file(tmp_path: Path) -> None:
     whole, half, again = (tmp_path / f"{name}.safetensors" for name in ("whole", "half", "again"))
     variables, config = small_variables()
     variables = jax.tree.map(lambda leaf: leaf % 1000 / 7, variables)
@@ -308,53 +309,64 @@ def test_half_numbers_and_the_size_go_from_file_to_file(tmp_path: Path) -> None:
         convert_file(whole, again, "authors", half=True)
 
 
-def test_settings_left_out_are_the_released_ones(tmp_path: Path) -> None:
+def test_missing_settings_are_the_released_ones(tmp_path: Path) -> None:
     variables, config = small_variables()
-    save_variables(tmp_path / "a.npz", variables, {"backbone": "mobilenet_v2", "channels": 2})
-    assert load_variables(tmp_path / "a.npz")[1] == config
+    path = tmp_path / "a.safetensors"
+    save_variables(path, variables, config)
+    metadata = read_metadata(path) | {"model": '{"backbone": "mobilenet_v2", "channels": 2}'}
+    write_tensors(path, read_tensors(path), metadata)
+    assert load_variables(path)[1] == config
+
+
+SETTINGS = SMALL.to_dict()
 
 
 @pytest.mark.parametrize(
-    ("config", "complaint"),
+    ("settings", "complaint"),
     [
         (
             {"backbone": "resnet18"},
             r"model\.backbone: 'resnet18' is none of efficientnet_lite0, .*, vgg16",
         ),
-        ({"channels": 2}, r"model\.backbone: None"),
+        ({"backbone": None}, r"model\.backbone: None"),
         ({"backbone": ["resnet50"]}, r"model\.backbone"),
-        (SMALL | {"width": 1}, r"model\.width: no such setting"),
-        (SMALL | {"channels": 2.0}, r"model\.channels: 2\.0 is no number from 1 to 1024"),
-        (SMALL | {"channels": 10**9}, r"model\.channels"),
-        (SMALL | {"channels": 0}, r"model\.channels"),
+        (SETTINGS | {"width": 1}, r"model\.width: no such setting"),
+        (SETTINGS | {"channels": 2.0}, r"model\.channels: 2\.0 is not an integer from 1 to 1024"),
+        (SETTINGS | {"channels": 10**9}, r"model\.channels"),
+        (SETTINGS | {"channels": 0}, r"model\.channels"),
         (
-            SMALL | {"attention": "yes"},
+            SETTINGS | {"attention": "yes"},
             r"model\.attention: 'yes' is not a list of promotion and rectification, of one, or empty",
         ),
         ({"backbone": "vgg16", "part": "head"}, r"model\.part: 'head' is not 'backbone'"),
         ({"backbone": "vgg16", "part": "backbone", "channels": 1}, r"model\.channels: no such setting"),
-        ([], "model configuration is no table"),
-        (None, "model configuration is no JSON"),
+        ([], "model configuration is not a table"),
+        (None, "model configuration is not JSON"),
     ],
 )
-def test_configurations_that_are_none(tmp_path: Path, config: Any, complaint: str) -> None:
-    path = tmp_path / "a.npz"
-    text = "{" if config is None else json.dumps(config)
+def test_invalid_configurations_are_refused(tmp_path: Path, settings: Any, complaint: str) -> None:
+    path = tmp_path / "a.safetensors"
+    text = "{" if settings is None else json.dumps(settings)
     write_tensors(path, {"params/x": np.zeros(1)}, {"format": "purinet_jax 1", "model": text})
-    for use in (lambda: load_variables(path), lambda: convert_file(path, tmp_path / "b.npz")):
+    for use in (lambda: load_variables(path), lambda: convert_file(path, tmp_path / "b.safetensors")):
         with pytest.raises(InputError, match=complaint) as caught:
             use()
         assert str(caught.value).startswith(f"{path}: ")
-    if isinstance(config, dict):
-        with pytest.raises(InputError, match=complaint):
-            save_variables(tmp_path / "c.npz", {"params": {}}, config)
+
+
+def test_a_run_of_too_many_channels_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = load_config("tiny")
+    config.model.channels = 2000
+    with pytest.raises(InputError, match=r"^model\.channels: 2000 is not an integer from 1 to 1024$"):
+        train(config, tmp_path / "data", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_of_earlier_versions_say_true_or_false(tmp_path: Path) -> None:
     for attention, said in ((ATTENTIONS, True), ((), False)):
         variables, config = small_variables(attention=attention)
         path = tmp_path / "a.safetensors"
-        save_variables(path, variables, config | {"attention": said})
+        save_variables(path, variables, config)
         metadata = read_metadata(path)
         earlier = json.dumps(json.loads(metadata["model"]) | {"attention": said})
         write_tensors(path, read_tensors(path), metadata | {"model": earlier})
@@ -372,9 +384,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tensors["convert4.2.weight"] = np.zeros(2, np.float32)
     tensors["convert4.1.bias"] = np.zeros(2, np.int64)
     tensors["convert4.1.num_batches_tracked"] = np.zeros((), np.float32)
-    write_tensors("stage3.npz", tensors)
+    np.savez("stage3.npz", **tensors)
     with pytest.raises(InputError) as caught:
-        convert_file("stage3.npz", "ours.npz")
+        convert_file("stage3.npz", "ours.safetensors")
     message = str(caught.value)
     assert message.startswith("stage3.npz: 3 missing (convert1.0.bias, convert2.0.bias, convert3.0.bias), ")
     assert ", 1 surplus (x), 3 misshapen (" in message
@@ -382,10 +394,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "convert4.1.bias: int64 instead of a floating type" in message
     assert "convert4.1.num_batches_tracked: float32 instead of an integer type" in message
     assert "\n" not in message
-    assert not Path("ours.npz").exists()
+    assert not Path("ours.safetensors").exists()
 
     # Many are counted, names from a file are cut and printable.
-    surplus = {f"{number}\n{'x' * 1000}": np.zeros(1) for number in range(20)}
+    surplus = {f"{index}\n{'x' * 1000}": np.zeros(1) for index in range(20)}
     with pytest.raises(InputError, match=r"^20 surplus \(0\?x{98}, .* and 15 more\)$"):
         from_authors(whole | surplus)
     # A count of batches belongs to a BatchNorm.
@@ -394,45 +406,45 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # Half an attention is one with the rest missing.
     with pytest.raises(InputError, match=r"missing \(.*\)$"):
         from_authors(whole | {"oa_convert1.2.weight": np.zeros(1, np.float32)})
-    # Another extractor's file.
+    # Another backbone's file.
     with pytest.raises(InputError, match=r"surplus \(features\.1\.running_mean\)"):
         from_backbone(vgg16() | {"features.1.running_mean": np.zeros(64, np.float32)})
 
-    with pytest.raises(InputError, match=r"ours\.npz: \d+ missing \(.* and [\d,]+ more\)$"):
-        save_variables("ours.npz", variables, config | {"attention": True})
-    with pytest.raises(InputError, match=r"ours\.npz: 1 surplus \(num_batches_tracked/nowhere\)"):
-        save_variables("ours.npz", variables, config, {"nowhere.num_batches_tracked": 1})
-    save_variables("ours.npz", variables, config)
-    changed = read_tensors("ours.npz")
+    with pytest.raises(InputError, match=r"ours\.safetensors: \d+ missing \(.* and [\d,]+ more\)$"):
+        save_variables("ours.safetensors", variables, dataclasses.replace(config, attention=ATTENTIONS))
+    with pytest.raises(InputError, match=r"ours\.safetensors: 1 surplus \(num_batches_tracked/nowhere\)"):
+        save_variables("ours.safetensors", variables, config, {"nowhere.num_batches_tracked": 1})
+    save_variables("ours.safetensors", variables, config)
+    changed = read_tensors("ours.safetensors")
     changed["params/y"] = changed.pop("params/convert1/2/slope")
-    write_tensors("changed.npz", changed, read_metadata("ours.npz"))
+    write_tensors("changed.safetensors", changed, read_metadata("ours.safetensors"))
     with pytest.raises(
-        InputError, match=r"changed\.npz: 1 missing \(params/convert1/2/slope\), 1 surplus \(params/y\)$"
+        InputError, match=r"changed\.safetensors: 1 missing \(params/convert1/2/slope\), 1 surplus \(params/y\)$"
     ):
-        load_variables("changed.npz")
+        load_variables("changed.safetensors")
 
 
 def test_files_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_tensors("a.npz", {"weight": np.zeros(2), "bias": np.zeros(2)})
+    write_tensors("a.safetensors", {"weight": np.zeros(2), "bias": np.zeros(2)})
     with pytest.raises(
         InputError,
-        match=r"^a\.npz: holds no tensors of efficientnet_lite0, .*, vgg16 \(begins with bias, weight\)$",
+        match=r"^a\.safetensors: holds no tensors of efficientnet_lite0, .*, vgg16 \(starts with bias, weight\)$",
     ):
-        convert_file("a.npz", "b.npz")
-    with pytest.raises(InputError, match=r"^a\.npz: holds no purinet_jax variables"):
-        load_variables("a.npz")
-    write_tensors("a.npz", {"a": np.zeros(2)}, {"format": "purinet_jax 2", "model": "{}"})
-    with pytest.raises(InputError, match=r"^a\.npz: has the format 'purinet_jax 2', not 'purinet_jax 1'$"):
-        load_variables("a.npz")
+        convert_file("a.safetensors", "b.safetensors")
+    with pytest.raises(InputError, match=r"^a\.safetensors: holds no purinet_jax variables"):
+        load_variables("a.safetensors")
+    write_tensors("a.safetensors", {"a": np.zeros(2)}, {"format": "purinet_jax 2", "model": "{}"})
+    with pytest.raises(InputError, match=r"^a\.safetensors: has the format 'purinet_jax 2', not 'purinet_jax 1'$"):
+        load_variables("a.safetensors")
     for destination in ("b.pth", "b"):
         with pytest.raises(InputError, match=rf"^{destination}: tensors are written to"):
             convert_file("missing.npz", destination)
     with pytest.raises(InputError, match=r"^missing\.npz: no such file$"):
-        convert_file("missing.npz", "b.npz")
-    with pytest.raises(InputError, match="holds no extractor's tensors"):
+        convert_file("missing.npz", "b.safetensors")
+    with pytest.raises(InputError, match="holds no backbone's tensors"):
         from_authors({"convert1.0.weight": np.zeros((2, 2, 1, 1))})
-    with pytest.raises(InputError, match="an extractor alone, no PurNet"):
+    with pytest.raises(InputError, match="a backbone alone, no PurNet"):
         from_authors({"layer0.0.weight": np.zeros((2, 2, 1, 1))})
-    with pytest.raises(InputError, match=r"model\.channels: 1000000 is no number from 1 to 1024"):
+    with pytest.raises(InputError, match=r"model\.channels: 1000000 is not an integer from 1 to 1024"):
         from_authors({"layer0.0.weight": np.zeros(1), "convert1.0.weight": np.zeros((10**6, 0, 1, 1))})

@@ -1,10 +1,13 @@
-"""Exported networks: the printed programs run them without the package, layer by layer they are the same, and what
-cannot be exported is refused."""
+"""Exported networks: the printed programs run them without the package, each layer is the same, and invalid requests
+are refused."""
 
+import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +25,17 @@ from purinet_jax.commands.main import main
 from purinet_jax.errors import InputError
 from purinet_jax.export.export_file import export_file
 from purinet_jax.export.graph import OPSET, onnx_graph
-from purinet_jax.export.onnx_file import export_onnx
-from purinet_jax.network import layers
-from purinet_jax.network.model import BACKBONES, model_config
-from purinet_jax.prediction.predictor import Predictor
-from purinet_jax.weights.convert import save_variables
+from purinet_jax.export.onnx_file import export_onnx, onnx_program
+from purinet_jax.export.stablehlo import stablehlo_program
+from purinet_jax.network.backbones import BACKBONES
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.network.cpu.convolution import convolution
+from purinet_jax.network.cpu.depthwise import depthwise_convolution
+from purinet_jax.network.cpu.pooling import max_pool
+from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
+from purinet_jax.network.layers import prelu
+from purinet_jax.prediction.predictor import Predictor, load
+from purinet_jax.weights.files import save_variables
 
 SIZE = 32
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -52,7 +61,7 @@ def predictor() -> Iterator[Predictor]:
 @pytest.fixture(scope="module")
 def weights(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_variables(path, predictor.variables, model_config(predictor.model), size=SIZE)
+    save_variables(path, predictor.variables, ModelConfig.from_model(predictor.model), size=SIZE)
     return path
 
 
@@ -75,21 +84,36 @@ def test_the_printed_program_runs_the_file_without_this_package(
     assert list(tmp_path.glob(".*")) == []
 
 
+def test_the_printed_programs_are_those_of_the_docs_and_import_only_what_is_installed() -> None:
+    predictor = load()
+    page = Path(__file__).parents[1].joinpath("docs", "export.md").read_text()
+    project = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())["project"]
+    distributions = importlib.metadata.packages_distributions()
+    for program, extra in (
+        (stablehlo_program("purnet.stablehlo", predictor.size), []),
+        (onnx_program("purnet.onnx", predictor), project["optional-dependencies"]["onnx"]),
+    ):
+        assert "```python\n" + program.replace("'", '"') + "```" in page
+        required = {re.split(r"\W", name)[0] for name in [*project["dependencies"], *extra]}
+        for module in re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE):
+            assert required & {name.lower() for name in distributions[module]}, module
+
+
 def run_onnx(model: bytes, images: np.ndarray) -> np.ndarray:
-    """The answer to NHWC images, NHWC too."""
-    answer: Any = onnxruntime.InferenceSession(model).run(None, {"image": images.transpose(0, 3, 1, 2)})[0]
-    return answer.transpose(0, 2, 3, 1)
+    """The output for NHWC images, NHWC too."""
+    output: Any = onnxruntime.InferenceSession(model).run(None, {"image": images.transpose(0, 3, 1, 2)})[0]
+    return output.transpose(0, 2, 3, 1)
 
 
 @pytest.mark.slow
-def test_onnx_answers_batches_of_any_length_and_says_what_it_takes(predictor: Predictor) -> None:
+def test_onnx_takes_batches_of_any_length_and_describes_its_input(predictor: Predictor) -> None:
     squares = np.random.default_rng(2).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
     exported = export_onnx(predictor)
     model = onnx.load_from_string(exported)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert metadata["layout"] == "NCHW"
     assert metadata["size"] == str(SIZE)
-    assert metadata["model"] == json.dumps(model_config(predictor.model))
+    assert metadata["model"] == json.dumps(ModelConfig.from_model(predictor.model).to_dict())
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
     assert {node.op_type for node in model.graph.node}.isdisjoint({"Transpose", "BatchNormalization"})
     mean, std = (np.array(json.loads(metadata[name]), np.float32) for name in ("mean", "std"))
@@ -103,9 +127,9 @@ def test_onnx_answers_batches_of_any_length_and_says_what_it_takes(predictor: Pr
 def test_another_size_is_another_graph(predictor: Predictor) -> None:
     larger = Predictor(predictor.model, predictor.variables, 48)
     normalised = np.random.default_rng(3).standard_normal((1, 48, 48, 3)).astype(np.float32)
-    answers: Any = jax.jit(predictor.model.apply)(larger.folded, normalised)
+    maps: Any = jax.jit(predictor.model.apply)(larger.folded, normalised)
     found = run_onnx(export_onnx(larger), normalised)
-    np.testing.assert_allclose(found, jax.nn.sigmoid(answers.saliency[0]), atol=1e-4)
+    np.testing.assert_allclose(found, jax.nn.sigmoid(maps.saliency[0]), atol=1e-4)
 
 
 KERNELS = np.random.default_rng(4).standard_normal((8, 8, 6, 6)).astype(np.float32)
@@ -114,23 +138,23 @@ KERNELS = np.random.default_rng(4).standard_normal((8, 8, 6, 6)).astype(np.float
 @pytest.mark.parametrize(
     ("layer", "kernel"),
     [
-        (lambda k, x: layers.max_pool(jax.nn.relu(x), 3, 2, 1), None),
-        (lambda k, x: layers.max_pool(jax.nn.relu(x), 2, 2, 0), None),
-        (lambda k, x: layers.convolution(x, k, 2, 1, ((3, 3), (3, 3))), KERNELS[:7, :7]),
-        (lambda k, x: layers.unit_stride_convolution(x, k, 2, ((2, 2), (2, 2))), KERNELS[:3, :3]),
-        (lambda k, x: layers.depthwise_convolution(x, k, 2), KERNELS[:5, :5, :, :1]),
-        (lambda k, x: layers.depthwise_convolution(x, k, 1), KERNELS[:3, :3, :, :1]),
-        (lambda k, x: layers.transposed_convolution(x, k, 2)[:, :15, :20], KERNELS[:4, :4]),
-        (lambda k, x: layers.transposed_convolution(x, k, 4), KERNELS),
-        (lambda k, x: layers.bilinear_upsampling(x, 4), None),
-        (lambda k, x: layers.prelu(x, k) * jax.nn.softmax(x, axis=(1, 2)), KERNELS[0, 0, 0, :1]),
+        (lambda k, x: max_pool(jax.nn.relu(x), 3, 2, 1), None),
+        (lambda k, x: max_pool(jax.nn.relu(x), 2, 2, 0), None),
+        (lambda k, x: convolution(x, k, 2, 1, 3), KERNELS[:7, :7]),
+        (lambda k, x: convolution(x, k, 1, 2, 2), KERNELS[:3, :3]),
+        (lambda k, x: depthwise_convolution(x, k, 2), KERNELS[:5, :5, :, :1]),
+        (lambda k, x: depthwise_convolution(x, k, 1), KERNELS[:3, :3, :, :1]),
+        (lambda k, x: transposed_convolution(x, k, 2)[:, :15, :20], KERNELS[:4, :4]),
+        (lambda k, x: transposed_convolution(x, k, 4), KERNELS),
+        (lambda k, x: bilinear_upsampling(x, 4), None),
+        (lambda k, x: prelu(x, k) * jax.nn.softmax(x, axis=(1, 2)), KERNELS[0, 0, 0, :1]),
         (lambda k, x: x * jax.nn.softmax(x.mean((1, 2), keepdims=True), axis=-1), None),
     ],
 )
-def test_each_layer_is_the_operator_that_it_equals(layer: Callable[..., Any], kernel: np.ndarray | None) -> None:
+def test_each_layer_becomes_the_operator_that_it_equals(layer: Callable[..., Any], kernel: np.ndarray | None) -> None:
     x = np.random.default_rng(5).standard_normal((2, 9, 12, 6)).astype(np.float32)
     kernel = KERNELS if kernel is None else kernel
-    graph = onnx_graph(jax.make_jaxpr(layer)(kernel, x), {"kernel": kernel}, "answer")
+    graph = onnx_graph(jax.make_jaxpr(layer)(kernel, x), {"kernel": kernel}, "result")
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
     np.testing.assert_allclose(run_onnx(model.SerializeToString(), x), layer(kernel, x), rtol=1e-4, atol=1e-4)
 
@@ -138,10 +162,10 @@ def test_each_layer_is_the_operator_that_it_equals(layer: Callable[..., Any], ke
 def test_an_unknown_operation_is_named() -> None:
     x = jnp.zeros((2, 4, 4, 3))
     with pytest.raises(NotImplementedError, match="cumsum"):
-        onnx_graph(jax.make_jaxpr(lambda x: jnp.cumsum(x, axis=1))(x), {}, "answer")
+        onnx_graph(jax.make_jaxpr(lambda x: jnp.cumsum(x, axis=1))(x), {}, "result")
 
 
-def test_what_cannot_be_exported_is_refused(
+def test_invalid_exports_are_refused(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(message: str, file: Path, *more: str, kind: str = "onnx") -> None:

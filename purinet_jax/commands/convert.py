@@ -1,4 +1,4 @@
-"""`purinet convert`: other people's weights into this package's, and back."""
+"""`purinet convert`: weights of other projects into this package's, and back."""
 
 import argparse
 from pathlib import Path
@@ -11,25 +11,25 @@ EXAMPLES = """examples:
   purinet convert resnet50-11ad3fa6.pth resnet50.safetensors
   purinet convert runs/stage3 stage3.safetensors
   purinet convert runs/lite purnet_lite.safetensors --half --size 288
-  purinet convert stage3.safetensors authors.npz --names authors"""
+  purinet convert stage3.safetensors authors.safetensors --names authors"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Adds the command's own arguments."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help=".pth, .npz, .safetensors or a run's folder")
-    parser.add_argument("destination", type=Path, metavar="DEST", help=".safetensors or .npz")
-    parser.add_argument("--half", action="store_true", help="store numbers as float16, in half of the space")
+    parser.add_argument("destination", type=Path, metavar="DEST", help=".safetensors")
+    parser.add_argument("--half", action="store_true", help="store numbers as float16")
     parser.add_argument(
-        "--size", type=positive, help="side of the squares that the network is for (default: what SOURCE says)"
+        "--size", type=positive, help="side of the images that the network is for (default: what SOURCE says)"
     )
     parser.add_argument(
-        "--names", choices=("purinet", "authors"), default="purinet", help="whose tensor names DEST has"
+        "--names", choices=("purinet", "authors"), default="purinet", help="whose tensor names to write"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from purinet_jax.weights.convert import convert_file
+    from purinet_jax.weights.files import convert_file
 
     print(convert_file(arguments.source, arguments.destination, arguments.names, arguments.half, arguments.size))
     return 0

@@ -1,4 +1,4 @@
-"""`purinet export`: a network as a file that other programs run."""
+"""`purinet export`: a network as a file for other programs."""
 
 import argparse
 import sys
@@ -8,26 +8,25 @@ from purinet_jax.commands.arguments import add_checkpoint, positive
 
 SUMMARY = "Export a network to StableHLO or ONNX; prints a program that runs it."
 EXAMPLES = """examples:
-  purinet export --to stablehlo purnet.stablehlo         # the package's weights, for JAX alone: CPU, CUDA and TPU
+  purinet export --to stablehlo purnet.stablehlo         # the package's weights, for JAX: CPU, CUDA and TPU
   purinet export --to onnx purnet.onnx                   # for onnxruntime and others
   purinet export --to onnx --checkpoint runs/mine --size 256 mine.onnx
   purinet export --to stablehlo --checkpoint stage3.pth released.stablehlo > run.py
 
-The side of the square is fixed when exporting, the batch is not. StableHLO takes pixels as pictures hold them (uint8
-RGB [batch, size, size, 3]) and answers [batch, size, size]; ONNX takes them normalised (float32 [batch, 3, size, size],
-mean and std in its metadata) and answers [batch, 1, size, size]; maps are from 0 to 1. ONNX needs the extra:
-pip install 'purinet_jax[onnx]'."""
+The size is fixed, the batch is not. StableHLO takes uint8 RGB [batch, size, size, 3] and returns [batch, size, size];
+ONNX takes normalised float32 [batch, 3, size, size] (mean and std in its metadata) and returns [batch, 1, size, size].
+Maps are from 0 to 1. ONNX needs the extra: pip install 'purinet_jax[onnx]'."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Adds the command's own arguments."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     parser.add_argument("--to", required=True, choices=("stablehlo", "onnx"), help="the format")
     add_checkpoint(parser)
     parser.add_argument(
-        "--size", type=positive, help="side that images are squashed to (default: that of training, or 320)"
+        "--size", type=positive, help="side that images are resized to (default: that of training, or 320)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists (else it is refused)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
 def run(arguments: argparse.Namespace) -> int:

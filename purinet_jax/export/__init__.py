@@ -1,5 +1,5 @@
-"""A network as one file for other programs: StableHLO, which JAX alone runs, and ONNX, which onnxruntime and others do.
-Weights are within, BatchNorm is folded, and of the maps there is the finest alone.
+"""Export of a network with its weights to one file: StableHLO for JAX, ONNX for onnxruntime and others. BatchNorm is
+folded, and only the finest map is computed.
 """
 
 import lazy_loader

@@ -1,6 +1,4 @@
-"""Exported files: where they may be written, and how a program runs them. Needs no JAX before there is something to
-export.
-"""
+"""Writes exported files; imports JAX only once the request is valid."""
 
 import importlib.util
 import os
@@ -13,7 +11,7 @@ from purinet_jax.files import write_atomically
 Kind = Literal["stablehlo", "onnx"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""What a network can be exported to."""
+"""The formats."""
 
 
 def export_file(
@@ -24,20 +22,20 @@ def export_file(
     *,
     overwrite: bool = False,
 ) -> str:
-    """Writes a network to a file that needs this package no more. The file appears whole or not at all.
+    """Writes a network to a file that runs without this package, atomically.
 
     Args:
       path: the file, in a folder that exists.
       kind: "stablehlo" (`export_stablehlo`) or "onnx" (`export_onnx`).
-      checkpoint, size: as of `purinet_jax.load`; the size is fixed then.
-      overwrite: whether to replace a file that is there.
+      checkpoint, size: as of `purinet_jax.load`; the file's size is fixed.
+      overwrite: replace an existing file.
 
     Returns:
-      A short program in Python that runs the file on a picture.
+      A short Python program that runs the file on an image.
 
     Raises:
-      InputError: the kind is not known, or `onnx` is not installed; the file exists already or cannot be written; or
-        the weights cannot be loaded. Nothing is written then.
+      InputError: the kind is unknown, `onnx` is not installed, the file exists or cannot be written, or the weights
+        cannot be loaded. Nothing is written.
     """
     path = Path(path)
     if kind not in KINDS:
@@ -50,7 +48,6 @@ def export_file(
         raise InputError(f"{path}: there is no folder {path.parent}")
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists already; --overwrite replaces it")
-    # Only now, because it imports JAX.
     from purinet_jax.prediction.predictor import load
 
     predictor = load(checkpoint, size)

@@ -1,4 +1,4 @@
-"""StableHLO by `jax.export`: one file for CPUs, NVIDIA's GPUs and TPUs, run by JAX without this package."""
+"""Export to StableHLO by `jax.export`: one file for CPUs, NVIDIA's GPUs and TPUs, run by JAX."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from purinet_jax.network.inference import serialised
 from purinet_jax.prediction.predictor import Predictor
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What an exported program runs on, as JAX calls it."""
+"""The platforms that an exported program runs on, by JAX's names."""
 
 _PROGRAM = """\
 import jax
@@ -27,26 +27,23 @@ Image.fromarray(np.uint8(255 * saliency + 0.5)).resize(image.size, Image.Resampl
 
 
 def export_stablehlo(predictor: Predictor) -> bytes:
-    """A predictor's network as a program of its own, the weights being part of it.
+    """Returns a predictor's network with its weights as a program for `jax.export.deserialize`.
 
-    The program takes uint8 RGB [batch, size, size, 3] as pictures hold them, squashed to the predictor's size, and
-    answers float32 [batch, size, size] in [0, 1], the finest map; the batch may be of any length.
-
-    Returns:
-      What `jax.export.deserialize` takes.
+    The program maps uint8 RGB [batch, size, size, 3], images resized to the predictor's size, to float32 [batch, size,
+    size] in [0, 1], the finest map, for any batch.
     """
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, predictor.size, predictor.size, 3), jnp.uint8)
     jaxpr, parameters = traced_map(predictor, images)
-    answer = jaxpr_as_fun(jaxpr)
+    finest_map = jaxpr_as_fun(jaxpr)
 
     def maps(images: Array) -> Array:
-        saliency: Array = answer(*parameters.values(), images)[0]
+        saliency: Array = finest_map(*parameters.values(), images)[0]
         return saliency[..., 0]
 
     return serialised(maps, images, platforms=PLATFORMS)
 
 
 def stablehlo_program(file: str, size: int) -> str:
-    """The program in Python that runs `export_stablehlo`'s answer in `file` on a picture, as text."""
+    """The text of a Python program that runs an exported program in `file` on an image."""
     return _PROGRAM.format(file=file, size=size)

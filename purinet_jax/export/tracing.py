@@ -1,4 +1,4 @@
-"""The network as a jaxpr with no more in it than the finest map needs, and the parameters that are left."""
+"""The jaxpr of a network's finest map, and the parameters that it uses."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ from purinet_jax.prediction.predictor import Predictor
 
 
 def traced_map(predictor: Predictor, images: jax.ShapeDtypeStruct) -> tuple[ClosedJaxpr, dict[str, np.ndarray]]:
-    """Traces how a predictor's network answers images.
+    """Traces a predictor's network with BatchNorm folded.
 
     Args:
-      predictor: the network; BatchNorm is folded.
-      images: shape and type: [batch, height, width, 3], uint8 RGB or, normalised already, float32.
+      predictor: the network.
+      images: shape and dtype: [batch, height, width, 3], uint8 RGB or normalised float32.
 
     Returns:
       The jaxpr of parameters and then images → finest map, float32 [batch, height, width, 1] in [0, 1]; the names and
@@ -29,18 +29,18 @@ def traced_map(predictor: Predictor, images: jax.ShapeDtypeStruct) -> tuple[Clos
 
     def finest_map(variables: Mapping[str, Any], images: Array) -> Array:
         inputs = normalise(images, model.backbone.pixel_mean, model.backbone.pixel_std)
-        answers: Any = model.apply(variables, inputs)
-        return jax.nn.sigmoid(answers.saliency[0])
+        maps: Any = model.apply(variables, inputs)
+        return jax.nn.sigmoid(maps.saliency[0])
 
     with for_all_platforms():
-        whole = jax.make_jaxpr(finest_map)(predictor.folded, images)
-    jaxpr, constants, inputs = dce_jaxpr_consts(whole.jaxpr, [True])
-    assert inputs[-1], "the answer must depend on the images"
+        traced = jax.make_jaxpr(finest_map)(predictor.folded, images)
+    jaxpr, constants, inputs = dce_jaxpr_consts(traced.jaxpr, [True])
+    assert inputs[-1], "the map must depend on the images"
     leaves = jax.tree.leaves_with_path(predictor.folded)
     parameters = {
         "/".join(key.key for key in path[1:]): np.asarray(leaf)
         for (path, leaf), used in zip(leaves, inputs[:-1], strict=True)
         if used
     }
-    consts = [constant for constant, used in zip(whole.consts, constants, strict=True) if used]
+    consts = [constant for constant, used in zip(traced.consts, constants, strict=True) if used]
     return ClosedJaxpr(jaxpr, consts), parameters

@@ -1,6 +1,4 @@
-"""Weights in files: this package's own, other people's by their names and layouts, what training runs leave, and the
-ones that come with the package.
-"""
+"""Weights in files: this package's and those of other projects, training runs' checkpoints, the package's networks."""
 
 import lazy_loader
 

@@ -1,6 +1,5 @@
-"""What a training run leaves to whoever loads its network: its folder holds `checkpoints/<step>/` (Orbax), each with
-`state` (among others parameters, BatchNorm statistics and, if the run keeps one, their average) and `run` (JSON, with
-the model's configuration). `purinet_jax.training.checkpoints` writes them.
+"""Training runs' folders. `checkpoints/<step>/` (Orbax) holds `state` (parameters, BatchNorm statistics, perhaps their
+average, and more) and `run` (JSON with the model's configuration); `training.checkpoints` writes them.
 """
 
 import json
@@ -12,37 +11,39 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from purinet_jax.errors import InputError
+from purinet_jax.files import one_line
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.weights.untrusted import named
 
 FOLDER = "checkpoints"
-"""Where a run's folder has its checkpoints."""
+"""The name of the folder of checkpoints in a run's folder."""
 
 HELD_OUT = "held_out.txt"
-"""Where it has the names of the pairs that were held out, a line each, if some were."""
+"""The name of the file of the held-out pairs' names, one a line."""
 
 
 def whole_steps(folder: Path) -> list[int]:
-    """The steps of the whole checkpoints in a folder, ascending; half-written ones have other names."""
+    """The steps of the complete checkpoints in a folder, ascending; half-written ones have other names."""
     if not folder.is_dir():
         return []
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit() and (child / "state").is_dir())
 
 
 def on_first_device(tree: Any) -> Any:
-    """Shapes and types of `tree`, to be restored onto the first device."""
+    """Shapes and types of `tree`, to restore it onto the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), tree)
 
 
-def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Variables and model configuration of a run's best checkpoint by validation MAE (its last where none has one).
-
-    Where the run keeps an average of its variables, that is what is given.
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], ModelConfig]:
+    """Loads variables (the average, if kept) and configuration of a run's best checkpoint.
 
     Args:
-      path: a run's folder, its `checkpoints` folder, or one checkpoint in it (that one is taken then).
+      path: a run's folder or its `checkpoints` folder: the checkpoint of the lowest validation MAE, or the last if none
+        has one; or one checkpoint in it.
 
     Raises:
-      InputError: no checkpoint there.
+      InputError: there is no checkpoint, or it cannot be read.
     """
     path = Path(path).absolute()
     chosen = path if ocp.is_orbax_checkpoint(path) and (path / "state").is_dir() else None
@@ -61,16 +62,16 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
         abstract |= {name: on_first_device(tree[name]) for name in wanted}
         loaded = ocp.load_checkpointables(chosen, {"state": abstract, "run": None})
-    except Exception as error:  # Orbax raises many kinds for a damaged folder
-        reason = str(error).strip().splitlines()
-        raise InputError(f"{chosen}: not a readable checkpoint: {reason[0] if reason else error!r}") from error
+    except Exception as error:  # Orbax raises many types for a damaged folder
+        raise InputError(f"{chosen}: not a readable checkpoint: {one_line(error)}") from error
     state = loaded["state"].get("average", loaded["state"])
     variables = {name: state[name] for name in ("params", "batch_stats")}
-    return variables, loaded["run"]["config"]["model"]
+    with named(chosen):
+        return variables, ModelConfig.from_dict(loaded["run"]["config"]["model"])
 
 
 def training_size(path: str | os.PathLike[str]) -> int | None:
-    """The side in pixels of the images that the run in a folder (as `load_checkpoint` takes it) was trained on."""
+    """The side in pixels of a run's training images, if its folder tells; `path` as in `load_checkpoint`."""
     path = Path(path).absolute()
     for folder in (path, *path.parents[:2]):
         if (folder / "config.json").is_file() and (folder / FOLDER).is_dir():

@@ -1,11 +1,10 @@
-"""What comes with the package, as files in this folder: weights, and beside them the program that answers one image of
-their size, traced already, since tracing takes longer than all else that a first answer needs.
+"""The package's networks, files in this folder: weights, and the traced program that predicts one image of their size,
+because tracing is the slowest part of a first prediction.
 """
 
 import json
 import os
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +12,10 @@ import numpy as np
 
 from purinet_jax.errors import InputError
 from purinet_jax.network.folding import Fold
-from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
+from purinet_jax.weights.tensor_files import read_metadata, read_tensors
 
 NETWORKS = ("context", "lite")
-"""The package's networks by name; the first is used where none is named."""
+"""The names of the package's networks; the first is the default."""
 
 
 def shipped_file(name: str) -> Path:
@@ -25,16 +24,15 @@ def shipped_file(name: str) -> Path:
 
 
 def traced_file(name: str) -> Path:
-    """Their program; `scripts/trace_shipped.py` writes it anew, which is due when the weights or the network change."""
+    """Its traced program; `scripts/trace_shipped.py` writes it again after the weights or the network change."""
     return Path(__file__).with_name(f"purnet_{name}.traced.safetensors")
 
 
 def shipped_name(path: str | os.PathLike[str] | None) -> str | None:
-    """Which of `NETWORKS` is meant by what names weights: by None the first, by a name the one of that name. A path
-    means none, and so does a name that is also a file or folder.
+    """Which of `NETWORKS` a path names, the first for `None`; `None` for a file or folder.
 
     Raises:
-      InputError: one word that is neither one of `NETWORKS` nor there.
+      InputError: one word that is neither one of `NETWORKS` nor a file or folder.
     """
     if path is None:
         return NETWORKS[0]
@@ -43,7 +41,7 @@ def shipped_name(path: str | os.PathLike[str] | None) -> str | None:
         return None
     if str(path) not in NETWORKS:
         known = ", ".join(NETWORKS)
-        raise InputError(f"{path}: no such file or folder, and no network of the package's, which are: {known}")
+        raise InputError(f"{path}: no such file or folder, and not one of the package's networks: {known}")
     return str(path)
 
 
@@ -56,8 +54,8 @@ class Shipped(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """What `traced_file` holds: a program, serialised, of folded variables and uint8 RGB [1, size, size, 3] → float32
-    [1, size, size], for CPUs; and what is folded."""
+    """A program for CPUs, serialised: folded variables and uint8 RGB [1, size, size, 3] → float32 [1, size, size]; and
+    the folds that it expects."""
 
     program: bytes
     folds: tuple[Fold, ...]
@@ -65,8 +63,7 @@ class Traced(NamedTuple):
 
 
 def load_shipped(name: str) -> Shipped:
-    """One of `NETWORKS`, not compared with the network's shapes as `load_file` does: tracing the network for that would
-    take as long as predicting."""
+    """Loads one of `NETWORKS` without the check of shapes in `load_file`, which takes as long as predicting."""
     metadata = read_metadata(shipped_file(name))
     variables: dict[str, Any] = {}
     for path, tensor in read_tensors(shipped_file(name)).items():
@@ -79,35 +76,8 @@ def load_shipped(name: str) -> Shipped:
 
 
 def load_traced(name: str) -> Traced:
-    """The program of one of `NETWORKS`."""
+    """Loads the program of one of `NETWORKS`."""
     file = traced_file(name)
     metadata = read_metadata(file)
     folds = tuple(Fold(tuple(layer), tuple(norm), epsilon) for layer, norm, epsilon in json.loads(metadata["folds"]))
     return Traced(zlib.decompress(read_tensors(file)["program"].tobytes()), folds, int(metadata["size"]))
-
-
-def trace_shipped(name: str) -> Traced:
-    """Traces one of `NETWORKS`."""
-    import jax
-
-    from purinet_jax.network.folding import apply_folds, find_folds
-    from purinet_jax.network.inference import saliency_maps, serialised
-    from purinet_jax.network.model import build_model
-
-    variables, config, size = load_shipped(name)
-    model = build_model(config)
-    folds = find_folds(model, variables)
-
-    def answer(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        return saliency_maps(model, variables, images)
-
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), apply_folds(folds, variables))
-    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
-    return Traced(serialised(answer, shapes, images, platforms=("cpu",)), folds, size)
-
-
-def write_traced(name: str, traced: Traced) -> None:
-    """Writes the program of one of `NETWORKS`."""
-    program = np.frombuffer(zlib.compress(traced.program, 9), np.uint8)
-    metadata = {"folds": json.dumps(traced.folds), "size": str(traced.size)}
-    write_tensors(traced_file(name), {"program": program}, metadata)

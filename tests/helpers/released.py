@@ -1,10 +1,12 @@
-"""The configuration of the released network, as the authors' weights tell it."""
+"""The configuration of the released network, which the authors' weights determine."""
 
-RELEASED = {
-    "backbone": "resnet50",
-    "channels": 128,
-    "attention": ("promotion", "rectification"),
-    "scaled_promotion": False,
-    "light": False,
-    "context": False,
-}
+from purinet_jax.network.config import ModelConfig
+
+RELEASED = ModelConfig(
+    backbone="resnet50",
+    channels=128,
+    attention=("promotion", "rectification"),
+    scaled_promotion=False,
+    light=False,
+    context=False,
+)
