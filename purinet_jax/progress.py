@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:  # tqdm takes longer to import than a command without a bar needs
+    from tqdm import tqdm
 
 
 class _Lines:
@@ -38,6 +39,8 @@ def progress_bar(
       shown: whether anything is printed.
       options: tqdm's own: `desc`, `unit`, `initial`, `leave`.
     """
+    from tqdm import tqdm
+
     if not shown or sys.stderr.isatty():
         return tqdm(items, total=total, disable=not shown, **options)
     interval: dict[str, Any] = {"mininterval": 60}

@@ -1,4 +1,4 @@
-"""What is made of a map: masks, cut-outs without a halo, composites, tinted pictures."""
+"""Masks, cut-outs without a halo, composites and overlays."""
 
 import cv2
 import numpy as np
@@ -54,33 +54,33 @@ def test_the_halo_is_gone() -> None:
     levels = np.arange(256, dtype=np.uint8)[None]
     alphas = cutout(np.zeros((1, 256, 3), np.uint8), levels)[0, :, 3]
     saliency = np.interp(share[..., 0] * 255, alphas, levels[0]).astype(np.uint8)
-    picture = cutout(image, saliency)
-    edge = (picture[..., 3] > 40) & (picture[..., 3] < 215)
+    rgba = cutout(image, saliency)
+    edge = (rgba[..., 3] > 40) & (rgba[..., 3] < 215)
     assert edge.sum() > 500
     naive = np.abs(image[edge].astype(int) - red).mean()
-    assert np.abs(picture[edge, :3] - red).mean() < naive / 5
+    assert np.abs(rgba[edge, :3] - red).mean() < naive / 5
     expected = share * red + (1 - share) * np.float32(blue)
-    assert np.abs(composite(picture, blue) - expected)[edge].mean() < 6
+    assert np.abs(composite(rgba, blue) - expected)[edge].mean() < 6
 
 
 def test_strips_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    ground = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    whole = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), ground)]
+    background = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    at_once = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), background)]
     monkeypatch.setattr(cutouts, "_STRIP", 1)
     monkeypatch.setattr("purinet_jax.prediction.refine._STRIP", 1)
-    parts = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), ground)]
-    for one, other in zip(whole, parts, strict=True):
+    parts = [cutout(IMAGE, RAMP), overlay(IMAGE, RAMP), composite(cutout(IMAGE, RAMP), background)]
+    for one, other in zip(at_once, parts, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_composites_on_colours_and_pictures() -> None:
-    picture = np.dstack([IMAGE, RAMP])
+def test_composites_on_colours_and_images() -> None:
+    rgba = np.dstack([IMAGE, RAMP])
     share = RAMP[..., None] / 255
     expected = share * IMAGE + (1 - share) * (255, 0, 7)
-    np.testing.assert_allclose(composite(picture, (255, 0, 7)), expected, atol=0.51)
-    ground = RNG.integers(0, 256, IMAGE.shape, dtype=np.uint8)
-    np.testing.assert_allclose(composite(picture, ground), share * IMAGE + (1 - share) * ground, atol=0.51)
-    # A wide picture covers a narrow cut-out with its middle.
+    np.testing.assert_allclose(composite(rgba, (255, 0, 7)), expected, atol=0.51)
+    background = RNG.integers(0, 256, IMAGE.shape, dtype=np.uint8)
+    np.testing.assert_allclose(composite(rgba, background), share * IMAGE + (1 - share) * background, atol=0.51)
+    # A wide image covers a narrow cut-out with its middle.
     wide = np.zeros((30, 400, 3), np.uint8)
     wide[:, 180:220] = 90
     assert (composite(np.zeros((30, 40, 4), np.uint8), wide)[:, 2:-2] == 90).all()

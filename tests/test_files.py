@@ -1,4 +1,4 @@
-"""Files in, files out: what is meant by what was typed, where pictures go, what is refused; 500 odd files."""
+"""Files: which images inputs name, where outputs go, bad input; 500 odd and damaged files."""
 
 import io
 import json
@@ -20,11 +20,11 @@ from PIL import Image, ImageCms
 from purinet_jax.data.images import read_srgb
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
-from purinet_jax.prediction import files
+from purinet_jax.prediction import rendering
 from purinet_jax.prediction.cutouts import binary_mask, cutout, overlay
 from purinet_jax.prediction.files import STANDARD, Job, plan, predict_files
 from purinet_jax.prediction.refine import refine_map
-from purinet_jax.prediction.rendering import Style, read_background
+from purinet_jax.prediction.rendering import KINDS, Style, read_background
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -60,7 +60,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_pictures_go_beside_their_images(tmp_path: Path, photos: Path) -> None:
+def test_outputs_go_next_to_their_images(tmp_path: Path, photos: Path) -> None:
     single = photos.rename(tmp_path / "others") / "a.png"
     assert outputs(plan([single]), tmp_path) == {"others/a.png": "others/a_map.png"}
     assert outputs(plan([single.parent, single], kind="cutout", ending=".webp"), tmp_path) == {
@@ -113,11 +113,11 @@ def test_images_of_one_stem_keep_their_endings(tmp_path: Path) -> None:
     }
 
 
-def test_what_an_earlier_run_wrote_is_no_input(tmp_path: Path, photos: Path) -> None:
+def test_outputs_of_an_earlier_run_are_no_inputs(tmp_path: Path, photos: Path) -> None:
     write(photos / "b.png")
-    write(photos / "holiday_map.png")  # called so, but beside no holiday
+    write(photos / "holiday_map.png")  # named so, but no holiday is next to it
     before = outputs(plan([photos]), photos)
-    for kind in files.KINDS:
+    for kind in KINDS:
         assert run(plan([photos], kind=kind), Style(kind)) == [None] * 5
     for inputs in (photos, f"{photos}/**/*"):
         assert outputs(plan([inputs], existing="overwrite"), photos) == before
@@ -169,7 +169,7 @@ def test_videos_keep_their_format_and_must_be_named(tmp_path: Path) -> None:
     assert job.output.name == "b_cutout.webm"
 
 
-def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, photos: Path) -> None:
+def test_unsuitable_inputs_and_outputs_are_refused_in_one_line(tmp_path: Path, photos: Path) -> None:
     first, second = write(tmp_path / "one" / "a.jpg"), write(tmp_path / "two" / "a.jpg")
     video = tmp_path / "clip.mp4"
     video.write_bytes(b"")
@@ -187,13 +187,13 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, photos: Path) 
         ([], new, {}, "no images were named"),
         (["-", first], new, {}, "-: the standard input cannot be one of several"),
         ([first, second], new, {}, f"{new / 'a.jpg.png'}: both {first} and {second} would be written"),
-        ([first], first, {"existing": "overwrite"}, f"{first}: the picture of {first} would replace the image {first}"),
+        ([first], first, {"existing": "overwrite"}, f"{first}: the output of {first} would replace the image {first}"),
         ([first], link.parent, {"existing": "overwrite"}, f"would replace the image {first}"),
         ([first], tmp_path / "full", {}, f"{tmp_path / 'full' / 'a.png'}: is a folder"),
         ([photos], tmp_path / "a.png", {}, f"{tmp_path / 'a.png'}: one file for 3 images; name a folder"),
         ([photos], "-", {}, "-: one file for 3 images"),
-        ([first], tmp_path / "a.bmp", {}, "a.bmp: pictures are written as png, jpg, webp, tiff"),
-        ([first], tmp_path / "a.mp4", {}, "needs the ending an image's"),
+        ([first], tmp_path / "a.bmp", {}, "a.bmp: images are written as png, jpg, webp, tiff"),
+        ([first], tmp_path / "a.mp4", {}, "a.mp4: images are written as"),
         ([video], tmp_path / "a.webm", {}, "needs the ending .mp4"),
         ([video], "-", {}, "needs the ending .mp4"),
         ([first], tmp_path / "a.jpg", {"ending": ".png"}, "a.jpg: does not end in .png"),
@@ -250,10 +250,10 @@ def test_maps_are_the_authors_or_refined(tmp_path: Path) -> None:
 @pytest.mark.parametrize("large", [False, True])
 def test_kinds(tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if large:
-        monkeypatch.setattr(files, "_LARGE", 10)
+        monkeypatch.setattr(rendering, "_LARGE_PIXELS", 10)
     image = write(tmp_path / "a.png", np.dstack([RGB, RGB[..., 2]]))
     found = {}
-    styles = {kind: Style(kind, threshold=0.4) for kind in files.KINDS}
+    styles = {kind: Style(kind, threshold=0.4) for kind in KINDS}
     for kind, style in (styles | {"composite": Style("cutout", threshold=0.4, background=(9, 8, 7))}).items():
         assert run([Job(image, tmp_path / f"{kind}.png")], style) == [None]
         found[kind] = read(tmp_path / f"{kind}.png")
@@ -277,9 +277,9 @@ def test_formats(tmp_path: Path) -> None:
     image = write(tmp_path / "a.png")
     for ending, name in ((".JPEG", "JPEG"), (".webp", "WEBP"), (".tif", "TIFF")):
         assert run(plan([image], tmp_path / f"b{ending}")) == [None]
-        with Image.open(tmp_path / f"b{ending}") as picture:
-            assert picture.format == name
-            assert picture.size == (30, 20)
+        with Image.open(tmp_path / f"b{ending}") as found:
+            assert found.format == name
+            assert found.size == (30, 20)
 
 
 def test_backgrounds(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ def test_one_batch_shape_for_all_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 9])
-def test_bad_images_are_named_and_the_others_done(tmp_path: Path, batch_size: int) -> None:
+def test_bad_images_are_named_and_the_others_predicted(tmp_path: Path, batch_size: int) -> None:
     for index in range(6):
         write(tmp_path / f"{index}.png")
     for index in (0, 3, 4):
@@ -315,7 +315,7 @@ def test_bad_images_are_named_and_the_others_done(tmp_path: Path, batch_size: in
     assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == ["1", "2", "5"]
 
 
-def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     long = write(tmp_path / "long.png", np.zeros((1, 17_000, 3), np.uint8))
     short = write(tmp_path / "short.png")
     errors = run(plan([long, short], tmp_path / "out", ending=".webp"))
@@ -328,7 +328,7 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def odd_images() -> Iterator[tuple[str, bytes]]:
-    """Files of every mode, some turned, with alpha, with profiles, tiny or thin; whole ones."""
+    """Files of every mode, some turned, with alpha, with profiles, tiny or thin; not damaged."""
     rng = np.random.default_rng(1)
     colours = Image.fromarray(rng.integers(0, 256, (9, 13, 4), dtype=np.uint8))
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -352,18 +352,18 @@ def odd_images() -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.slow
-def test_500_odd_and_damaged_files_are_answered_or_named(tmp_path: Path) -> None:
+def test_500_odd_and_damaged_files_are_predicted_or_named(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    whole = list(odd_images())
-    for name, data in whole:
+    odd = list(odd_images())
+    for name, data in odd:
         (folder / f"{name}.png").write_bytes(data)
-    for number in range(500 - len(whole)):
-        rng = np.random.default_rng(number)
+    for index in range(500 - len(odd)):
+        rng = np.random.default_rng(index)
         image, _ = draw_example(rng, (24, 40))
-        data = encode(image, ("JPEG", "PNG")[number % 2])
-        mutate = MUTATIONS[number // 2 % len(MUTATIONS)]
-        (folder / f"mutated{number:03d}.jpg").write_bytes(mutate(data, rng))
+        data = encode(image, ("JPEG", "PNG")[index % 2])
+        mutate = MUTATIONS[index // 2 % len(MUTATIONS)]
+        (folder / f"mutated{index:03d}.jpg").write_bytes(mutate(data, rng))
     jobs = plan([folder], tmp_path / "out")
     assert len(jobs) == 500
     network: Any = Brightness()
@@ -398,7 +398,7 @@ print(json.dumps({"errors": errors, "grown": resource.getrusage(resource.RUSAGE_
 
 
 @pytest.mark.slow
-def test_large_images_are_taken_one_at_a_time(tmp_path: Path) -> None:
+def test_large_images_are_read_one_at_a_time(tmp_path: Path) -> None:
     for index in range(3):
         write(tmp_path / "in" / f"{index}.jpg", np.full((4100, 4100, 3), 60 * index, np.uint8))
     arguments = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(tmp_path / "in"), str(tmp_path / "out")]

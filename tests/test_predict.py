@@ -1,4 +1,4 @@
-"""Prediction: the authors' maps to the grey level, arrays and paths alike; what is refused."""
+"""Prediction: the authors' maps to the grey level, every type of image, loading, streams, bad input."""
 
 import functools
 import importlib.util
@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 import pytest
+from helpers.networks import Brightness
+from helpers.project_scripts import import_script
 from helpers.released import RELEASED
 from jax import export
 from PIL import Image
@@ -27,19 +29,21 @@ from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import read_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.export.onnx_file import export_onnx
-from purinet_jax.network import platforms
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.network.cpu import platform as platforms
 from purinet_jax.network.folding import find_folds
 from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.network.model import build_model, model_config
-from purinet_jax.prediction import predict as room
+from purinet_jax.prediction import predictor as predictor_module
 from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.predictor import Predictor, load, predict_stream
 from purinet_jax.prediction.refine import refine_map, released_map
 from purinet_jax.prediction.rendering import Style
-from purinet_jax.weights.convert import from_authors, save_variables, to_authors
-from purinet_jax.weights.shipped import NETWORKS, Traced, load_traced, shipped_file, trace_shipped
-from purinet_jax.weights.tensor_files import write_tensors
+from purinet_jax.prediction.stream import SquareImage, inference_stream
+from purinet_jax.weights.convert import from_authors, to_authors
+from purinet_jax.weights.files import save_variables
+from purinet_jax.weights.shipped import NETWORKS, Traced, load_traced, shipped_file
+from purinet_jax.weights.variables import BackboneConfig
 
 GOLDEN = Path(os.environ.get("PURNET_GOLDEN") or Path(__file__).with_name("fixtures") / "golden")
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
@@ -59,7 +63,7 @@ def authors_tensors() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def small() -> Predictor:
     """A small network with weights that give maps of many grey levels."""
-    model = build_model({"backbone": "mobilenet_v2", "channels": 8})
+    model = ModelConfig("mobilenet_v2", 8).build()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
     generator = np.random.default_rng(1)
 
@@ -73,19 +77,6 @@ def small() -> Predictor:
         return (np.sqrt(2 / fan_in) * generator.standard_normal(leaf.shape)).astype(np.float32)
 
     return Predictor(model, jax.tree_util.tree_map_with_path(draw, shapes), SIZE)
-
-
-class Brightness:
-    """Stands in for a predictor: the "network" answers each pixel's red, and counts its batches."""
-
-    size = 8
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[int, int]] = []
-
-    def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-        self.batches.append((len(images), batch_size))
-        return np.stack(images)[..., 0].astype(np.float32) / 255
 
 
 def write(path: Path, image: np.ndarray = RGB) -> Path:
@@ -103,10 +94,10 @@ def read(path: Path) -> np.ndarray:
 @pytest.mark.slow
 def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
     variables, config = from_authors(authors_tensors())
-    predictor = Predictor(build_model(config), variables)
+    predictor = Predictor(config.build(), variables)
     images = sorted((GOLDEN / "images").glob("*.jpg"))
     assert len(images) == 3
-    # A batch of two, so that the last one is filled up.
+    # A batch of two, so that the last one is padded.
     results = predict_files(predictor, plan(images, tmp_path), Style(refine=False), batch_size=2)
     assert [result.error for result in results] == [None] * 3
     session = onnxruntime.InferenceSession(export_onnx(predictor))
@@ -117,26 +108,26 @@ def test_files_are_those_of_the_authors(tmp_path: Path) -> None:
         # The exported network's too: NCHW, normalised.
         square = resize_image(read_srgb(image)[0], 320, 320).astype(np.float32) / 255
         normalised = (square - np.float32(backbone.pixel_mean)) / np.float32(backbone.pixel_std)
-        answer: Any = session.run(None, {"image": normalised.transpose(2, 0, 1)[None]})[0]
-        exported = released_map(answer[0, 0], expected.shape).astype(int)
+        exported_map: Any = session.run(None, {"image": normalised.transpose(2, 0, 1)[None]})[0]
+        exported = released_map(exported_map[0, 0], expected.shape).astype(int)
         for found in (read(tmp_path / f"{image.stem}.png").astype(int), exported):
             assert found.shape == expected.shape
             assert np.mean(np.abs(found - expected) > 1) <= 0.001
 
 
 @pytest.mark.parametrize(
-    ("answer", "operations", "for_cpus"), [(saliency_maps, (24.5, 25.5), 20), (all_maps, (39.5, 41.5), 30)]
+    ("function", "operations", "for_cpus"), [(saliency_maps, (24.5, 25.5), 20), (all_maps, (39.5, 41.5), 30)]
 )
-def test_the_answer_alone_computes_nothing_else(
-    answer: Callable[..., Any], operations: tuple[float, float], for_cpus: float
+def test_only_requested_maps_are_computed(
+    function: Callable[..., Any], operations: tuple[float, float], for_cpus: float
 ) -> None:
     """The released network at 320²: 25 billion multiplications and additions for the finest map, 40 for all, and fewer
-    in the form for CPUs."""
-    model = build_model(RELEASED)
+    in the CPU form."""
+    model = RELEASED.build()
     images = jax.ShapeDtypeStruct((1, 320, 320, 3), np.uint8)
 
     def counted() -> float:
-        program = answer.lower(model, released_shapes(), images)  # type: ignore[attr-defined]
+        program = function.lower(model, released_shapes(), images)  # type: ignore[attr-defined]
         return float(program.cost_analysis()["flops"]) / 2e9
 
     with platforms.for_all_platforms():
@@ -147,10 +138,10 @@ def test_the_answer_alone_computes_nothing_else(
 @functools.cache
 def released_shapes() -> Any:
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-    return jax.eval_shape(build_model(RELEASED).init, jax.random.key(0), images)
+    return jax.eval_shape(RELEASED.build().init, jax.random.key(0), images)
 
 
-def test_every_kind_of_image(small: Predictor, tmp_path: Path) -> None:
+def test_every_type_of_image(small: Predictor, tmp_path: Path) -> None:
     path = write(tmp_path / "a.png")
     saliency = small.predict(path)
     assert saliency.dtype == np.float32
@@ -167,9 +158,9 @@ def test_every_kind_of_image(small: Predictor, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_map_is_the_networks_answer_resized(small: Predictor) -> None:
-    squashed = np.asarray(Image.fromarray(RGB).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-    images = (squashed[None] / 255 - 0.5) / 0.5  # MobileNetV2's normalisation
+def test_the_map_is_the_networks_output_resized(small: Predictor) -> None:
+    square = np.asarray(Image.fromarray(RGB).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    images = (square[None] / 255 - 0.5) / 0.5  # MobileNetV2's normalisation
     maps: Any = jax.jit(small.model.apply)(small.variables, images.astype(np.float32))
     expected = cv2.resize(np.asarray(jax.nn.sigmoid(maps.saliency[0]))[0, ..., 0], (50, 40))
     np.testing.assert_allclose(small.predict(RGB), expected, atol=1e-5)
@@ -185,54 +176,56 @@ def test_maps_of_larger_images_are_refined(small: Predictor) -> None:
 
 
 @pytest.mark.parametrize("name", [None, *NETWORKS])
-def test_the_packages_networks_by_name_the_first_being_the_default(name: str | None) -> None:
+def test_the_packages_networks_load_by_name_and_the_first_by_default(name: str | None) -> None:
     predictor, same = load(name), load(shipped_file(name or NETWORKS[0]))
     assert predictor.size == same.size == {"context": 320, "lite": 288}[name or "context"]  # the file says so
-    assert predictor.model == same.model  # built when it is asked for
+    assert predictor.model == same.model  # built at its first use
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, same.variables)
     assert load(name, size=96).size == 96
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.variables))
     assert all(isinstance(leaf, jax.Array) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(same.folded))
     assert same.folded["batch_stats"] == {}
     assert same.folded is same.folded
-    jax.tree.map(np.testing.assert_array_equal, predictor.folded, same.folded)  # by what was found when it was traced
+    jax.tree.map(np.testing.assert_array_equal, predictor.folded, same.folded)  # by the folds stored with the program
 
 
 def test_a_name_that_is_neither_file_nor_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"^heavy: no such file or folder, and no network of the package's, .*lite"):
+    with pytest.raises(
+        InputError, match=r"^heavy: no such file or folder, and not one of the package's networks: .*lite"
+    ):
         load("heavy")
-    Path("lite").mkdir()  # what is there comes first
+    Path("lite").mkdir()  # files and folders come first
     with pytest.raises(InputError, match="lite: no checkpoint in this folder"):
         load("lite")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_program_beside_the_packages_weights_is_theirs(name: str) -> None:
-    """`python scripts/trace_shipped.py` writes it anew."""
+def test_the_traced_programs_are_those_of_the_weights(name: str) -> None:
+    """`python scripts/trace_shipped.py` writes it again."""
 
     def text(traced: Traced) -> str:
         program = export.deserialize(bytearray(traced.program)).mlir_module()
         return re.sub(r"#loc.*\n|\s*loc\([^)]*\)", "", program)  # lines of source files
 
-    stored, traced = load_traced(name), trace_shipped(name)
+    stored, traced = load_traced(name), import_script("trace_shipped").trace_shipped(name)
     assert (stored.folds, stored.size) == (traced.folds, traced.size)
     assert text(stored) == text(traced)
     assert b"/purinet_jax/" not in stored.program
 
 
-def test_a_program_that_jax_cannot_read_is_done_without(small: Predictor) -> None:
-    traced = Traced(b"of another time", find_folds(small.model, small.variables), SIZE)
+def test_a_program_that_jax_cannot_read_is_ignored(small: Predictor) -> None:
+    traced = Traced(b"of another version", find_folds(small.model, small.variables), SIZE)
     predictor = Predictor(small.model, small.variables, SIZE, traced)
     np.testing.assert_array_equal(predictor.predict(RGB), small.predict(RGB))
 
 
 @pytest.mark.slow
-def test_a_jax_that_does_not_know_the_compilers_options_answers_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_compiler_options_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     square = np.random.default_rng(0).integers(0, 256, (288, 288, 3), np.uint8)
     known = load("lite").square_maps([square], 1)
-    monkeypatch.setattr(platforms, "_COMPILER_OPTIONS", {"of_another_time": True})
+    monkeypatch.setattr(platforms, "_COMPILER_OPTIONS", {"of_another_version": True})
     np.testing.assert_allclose(load("lite").square_maps([square], 1), known, atol=1e-5)
 
 
@@ -243,7 +236,7 @@ def test_lists_of_any_length_and_sizes(small: Predictor, monkeypatch: pytest.Mon
     alone = [small.predict(image) for image in images]
     for image, saliency in zip(small.predict(images), alone, strict=True):
         np.testing.assert_array_equal(image, saliency)
-    monkeypatch.setattr(room, "_most_at_once", lambda: 2)
+    monkeypatch.setattr(predictor_module, "_list_batch_size", lambda: 2)
     maps = small.predict(images)
     assert [saliency.shape for saliency in maps] == [(40, 50), (20, 50), (40, 30)]
     for image, saliency in zip(maps, alone, strict=True):
@@ -270,7 +263,7 @@ def test_another_size_is_another_map(small: Predictor) -> None:
         ("nowhere.png", "nowhere.png: cannot be read"),
     ],
 )
-def test_what_is_no_image_is_refused(small: Predictor, image: Any, message: str) -> None:
+def test_other_types_are_refused(small: Predictor, image: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         small.predict(image)
 
@@ -279,14 +272,13 @@ def test_sizes_are_positive(small: Predictor) -> None:
     with pytest.raises(InputError, match="size: must be at least 1, not 0"):
         small.predict(RGB, size=0)
     with pytest.raises(InputError, match="batch_size: must be at least 1, not 0"):
-        next(predict_stream(small, 1, lambda _: (RGB, None), lambda *_: None, batch_size=0))
+        next(predict_stream(small, 1, lambda _: RGB, batch_size=0))
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".npz"])
-def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path: Path, ending: str) -> None:
-    ours, authors = tmp_path / f"ours{ending}", tmp_path / f"authors{ending}"
-    save_variables(ours, small.variables, model_config(small.model))
-    write_tensors(authors, to_authors(small.variables))
+def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path: Path) -> None:
+    ours, authors = tmp_path / "ours.safetensors", tmp_path / "authors.npz"
+    save_variables(ours, small.variables, ModelConfig.from_model(small.model))
+    np.savez(authors, **to_authors(small.variables))
     for path in (ours, str(authors)):
         predictor = load(path)
         assert predictor.size == 320
@@ -304,17 +296,18 @@ def test_loads_a_training_run(small: Predictor, tmp_path: Path) -> None:
 
     state = create_state(small.model, small.variables, optax.sgd(0.1), Objective("none"))
     with open_checkpoints(tmp_path, keep=1) as checkpointer:
-        save_checkpoint(checkpointer, state, {"config": {"model": model_config(small.model)}}, mae=0.5)
+        run = {"config": {"model": ModelConfig.from_model(small.model).to_dict()}}
+        save_checkpoint(checkpointer, state, run, mae=0.5)
     predictor = load(tmp_path)
     assert predictor.model == small.model
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, small.variables)
 
 
-def test_an_extractor_alone_is_refused(small: Predictor, tmp_path: Path) -> None:
-    path = tmp_path / "extractor.npz"
+def test_a_backbone_alone_is_refused(small: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "backbone.safetensors"
     below = {name: {"backbone": small.variables[name]["backbone"]} for name in ("params", "batch_stats")}
-    save_variables(path, below, {"backbone": "mobilenet_v2", "part": "backbone"})
-    with pytest.raises(InputError, match=r"extractor\.npz: holds the extractor mobilenet_v2 alone"):
+    save_variables(path, below, BackboneConfig("mobilenet_v2"))
+    with pytest.raises(InputError, match=r"backbone\.safetensors: holds the backbone mobilenet_v2 alone"):
         load(path)
 
 
@@ -326,33 +319,33 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path) -> None:
 
 def test_a_stream_keeps_few_images_and_stops_with_its_reader() -> None:
     lock = threading.Lock()
-    under_way = most = 0
+    in_progress = most = 0
 
-    def read(index: int) -> tuple[np.ndarray, int]:
-        nonlocal under_way, most
+    def read(index: int) -> SquareImage:
+        nonlocal in_progress, most
         with lock:
-            under_way += 1
-            most = max(most, under_way)
-        return RGB, index
+            in_progress += 1
+            most = max(most, in_progress)
+        return SquareImage(RGB, RGB.shape, index)
 
-    def finish(index: int, saliency: np.ndarray, beside: int) -> int:
-        nonlocal under_way
+    def finish(index: int, saliency: np.ndarray, image: SquareImage) -> int:
+        nonlocal in_progress
         assert saliency.shape == RGB.shape[:2]
-        assert index == beside
+        assert index == image.extra
         with lock:
-            under_way -= 1
+            in_progress -= 1
         return index
 
-    network: Any = Brightness()
-    assert list(predict_stream(network, 500, read, finish, batch_size=4)) == list(range(500))
+    predict = Brightness().square_maps
+    assert list(inference_stream(predict, 500, read, finish, batch_size=4)) == list(range(500))
     assert most <= 40
-    stream = predict_stream(network, 500, read, finish, batch_size=4)
+    stream = inference_stream(predict, 500, read, finish, batch_size=4)
     assert next(stream) == 0
     stream.close()
     assert not any(thread.name.startswith("purinet") for thread in threading.enumerate())
 
 
-def test_names_are_imported_when_asked_for() -> None:
+def test_names_are_imported_at_their_first_use() -> None:
     program = (
         "import sys, purinet_jax\n"
         "heavy = {'jax', 'flax', 'numpy', 'cv2', 'PIL', 'grain', 'skimage', 'tensorflow_datasets', 'orbax'}\n"

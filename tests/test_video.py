@@ -1,4 +1,4 @@
-"""Videos: as many frames at the same times, of every kind, turned and odd ones; what is no video is named."""
+"""Videos: as many frames at the same times, every kind of output, odd sizes, damaged files."""
 
 import sys
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FORMATS = {
 
 
 def drawn(frame: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """A bright square that wanders over dark ground."""
+    """A bright square that moves over a dark background."""
     image = np.full((height, width, 3), 20, np.uint8)
     image[8:32, 4 + 3 * frame : 24 + 3 * frame] = 230
     return image
@@ -139,7 +139,7 @@ def test_one_batch_shape_and_few_frames_at_a_time(tmp_path: Path) -> None:
     assert network.batches == [(8, 8), (8, 8), (8, 8), (1, 8)]
 
 
-def test_what_is_no_video_is_named_and_the_others_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_videos_are_named_and_the_others_rendered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write(tmp_path / "a.mp4")
     data = good.read_bytes()
     bad = {

@@ -1,14 +1,16 @@
-"""`purinet predict`: pictures and videos in, what is found in them out."""
+"""`purinet predict`: find the salient objects in images and videos."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from purinet_jax.commands.arguments import add_checkpoint, add_network_arguments, say_devices, share
 from purinet_jax.errors import InputError
+from purinet_jax.progress import progress_bar
 
 if TYPE_CHECKING:
     from purinet_jax.prediction.rendering import Style
@@ -22,31 +24,32 @@ EXAMPLES = """examples:
   purinet predict clip.mp4 --output-kind overlay                  # clip_overlay.mp4
   curl -s https://example.org/photo.jpg | purinet predict - --output-kind mask > mask.png
   purinet predict s3://bucket/photos --ray 10.0.0.1:6379 -o s3://bucket/maps.parquet   # on a Ray cluster; docs/ray.md
-  purinet predict DUTS-TE-Image/ --checkpoint stage3.pth --no-refine -o maps --batch 8   # the authors' very maps
+  purinet predict DUTS-TE-Image/ --checkpoint stage3.pth --no-refine -o maps --batch 8   # exactly the authors' maps
 
-Folders are searched for images (bmp, jpg, png, ppm, tiff, webp), those within too; hidden files and what an earlier run
-wrote are left out. Videos (mp4, webm, gif) must be named or matched, and need the extra: pip install
-'purinet_jax[video]'; frames, times and sound stay, but a cut-out without background is a WebM with alpha, which MP4's
-sound does not fit in. Two images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Images are turned
-upright and converted to sRGB; pictures have the image's size, panels at most that of the network's square. Nothing is
-fetched from the network."""
+Folders are searched for images (bmp, jpg, png, ppm, tiff, webp) recursively; hidden files and what an earlier run wrote
+are left out. Videos (mp4, webm, gif) must be named or matched, and need: pip install 'purinet_jax[video]'. They keep
+their frames, times and sound, but a cut-out without background is a WebM with alpha, which cannot hold MP4's sound. Two
+images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Images are turned upright and converted to
+sRGB; outputs have the image's size, panels at most that of the network's square. Nothing is downloaded."""
+
+NOTHING_TO_DO = "all outputs exist already, nothing to do"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Adds the command's arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGE|DIR|PATTERN|-", help="files, folders, patterns, or stdin")
     parser.add_argument(
         "-o",
         "--output",
         metavar="DIR|FILE|-",
-        help="a folder, a file for one image, or stdout (default: <stem>_<kind>.png beside each image)",
+        help="a folder, a file for one image, or stdout (default: <stem>_<kind>.png next to each image)",
     )
     parser.add_argument(
         "--output-kind",
         choices=("map", "mask", "cutout", "overlay", "attention"),
         default="map",
         help="grey map (the default), black-and-white mask, the object cut out, the image with the object tinted, or "
-        "panels of image, map, promotion, rectification and error that show why",
+        "panels of image, map, promotion, rectification and error",
     )
     parser.add_argument(
         "--threshold", type=share, default=0.5, help="of masks, and of cut-outs' edges, between 0 and 1 (default 0.5)"
@@ -57,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="put cut-outs on a colour (white, '#80ff00') or on an image, which is scaled to cover",
     )
     parser.add_argument("--format", choices=("png", "jpg", "webp", "tiff"), help="of images (default png)")
-    there = parser.add_mutually_exclusive_group()
-    there.add_argument("--overwrite", action="store_true", help="replace files that exist (they are refused otherwise)")
-    there.add_argument("--skip-existing", action="store_true", help="leave files that exist, and skip their images")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace files that exist (otherwise refused)")
+    existing.add_argument("--skip-existing", action="store_true", help="leave files that exist, and skip their images")
     parser.add_argument(
         "--no-refine",
         action="store_true",
@@ -73,19 +76,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="ADDRESS|local",
-        help="folders or Parquet files by a Ray cluster (or one of this machine alone) to a folder of pictures, or to "
-        "DIR.parquet; what is there already is skipped",
+        help="predict on folders or Parquet files with a Ray cluster (or a local one), to a folder or to DIR.parquet; "
+        "outputs that exist are skipped",
     )
     add_network_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from contextlib import closing
-
     from purinet_jax.prediction.files import ENDINGS, STANDARD, plan, predict_files
     from purinet_jax.prediction.rendering import Style, read_background
-    from purinet_jax.prediction.stream import show_progress
 
     kind = arguments.output_kind
     if arguments.background is not None and kind != "cutout":
@@ -104,9 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
         existing="overwrite" if arguments.overwrite else "skip" if arguments.skip_existing else "refuse",
     )
     if arguments.json and jobs and jobs[0].output == STANDARD:
-        raise InputError("--json: the standard output is the picture's; give -o a file or folder")
+        raise InputError("--json: the standard output is the image's; give -o a file or folder")
     if not jobs:
-        print("all there already, nothing to do", file=sys.stderr)
+        print(NOTHING_TO_DO, file=sys.stderr)
         return 0
     # Only now, because it imports JAX.
     from purinet_jax.devices import describe_devices
@@ -114,81 +114,73 @@ def run(arguments: argparse.Namespace) -> int:
 
     say_devices(describe_devices(arguments.require), arguments.quiet)
     predictor = load(arguments.checkpoint, arguments.size)
-    done: list[Path] = []
-    errors: list[str] = []
     progress = not arguments.quiet
-    results = predict_files(predictor, jobs, style, batch_size=arguments.batch, progress=progress and len(jobs) == 1)
+    several = len(jobs) > 1
+    json_lines = sys.stdout if arguments.json else None
+    results = predict_files(predictor, jobs, style, batch_size=arguments.batch, progress=progress and not several)
     with closing(results):
-        for result in show_progress(results, len(jobs), progress and len(jobs) > 1):
-            if result.error is None:
-                done.append(result.job.output)
-            else:
-                errors.append(result.error)
-            if arguments.json:
-                _print_json(str(result.job.source), str(result.job.output), result.error)
+        lines = ((str(result.job.source), str(result.job.output), result.error) for result in results)
+        written, errors = _report(lines, len(jobs), json_lines, progress and several)
     _print_errors(errors)
-    if done and STANDARD not in done and not arguments.json and not arguments.quiet:
-        print(_whereabouts(done, kind, arguments.output))
+    if written and str(STANDARD) not in written and not arguments.json and not arguments.quiet:
+        where = f"in {arguments.output}"
+        if arguments.output is None:
+            where = f"next to the images, as <name>_{kind}{Path(written[0]).suffix}"
+        print(written[0] if len(written) == 1 else f"{len(written):,} files {where}")
     return 2 if errors else 0
 
 
 def _run_on_ray(arguments: argparse.Namespace, style: "Style") -> int:
-    """The same on a Ray cluster."""
-    from contextlib import closing, redirect_stdout
-
-    from purinet_jax.prediction.ray import predict_archive, ray_cluster
-    from purinet_jax.prediction.ray_files import Output, find_archive
-    from purinet_jax.prediction.stream import show_progress
+    """`run` on a Ray cluster."""
+    from purinet_jax.prediction.ray import predict_collection, ray_cluster
+    from purinet_jax.prediction.ray_files import Output, find_images
 
     if arguments.output is None:
-        raise InputError("--ray: name a folder for the pictures, or DIR.parquet, with -o")
+        raise InputError("--ray: name a folder for the outputs, or DIR.parquet, with -o")
     if arguments.overwrite:
-        raise InputError("--overwrite: --ray leaves what is done; name another output, or remove this one")
-    archive = find_archive(arguments.images, arguments.output)
-    output = Output(arguments.output, archive.names, style.ending)
-    done = output.done(archive.names)
+        raise InputError("--overwrite: --ray skips outputs that exist; name another output, or remove this one")
+    images = find_images(arguments.images, arguments.output)
+    output = Output(arguments.output, images.names, style.ending)
+    done = output.done(images.names)
     errors = [error for error in done.values() if error is not None]
-    pending = [name for name in archive.names if name not in done]
-    # Ray prints to the standard output, which is ours.
-    ours = sys.stdout
+    pending = [name for name in images.names if name not in done]
+    json_lines = sys.stdout if arguments.json else None  # before it is redirected
     if pending:
+        # Ray prints to the standard output.
         with redirect_stdout(sys.stderr), ray_cluster(arguments.ray, arguments.require) as cluster:
             say_devices(cluster, arguments.quiet)
-            results = predict_archive(
-                archive,
-                output,
-                pending,
-                checkpoint=arguments.checkpoint,
-                size=arguments.size,
-                style=style,
-                batch_size=arguments.batch,
-            )
+            settings = {"checkpoint": arguments.checkpoint, "size": arguments.size, "batch_size": arguments.batch}
+            results = predict_collection(images, output, pending, style=style, **settings)
             with closing(results):
-                for name, error in show_progress(results, len(pending), not arguments.quiet):
-                    errors += [] if error is None else [error]
-                    if arguments.json:
-                        _print_json(name, output.place(name), error, ours)
+                lines = ((name, output.path(name), error) for name, error in results)
+                errors += _report(lines, len(pending), json_lines, not arguments.quiet)[1]
     else:
-        print("all there already, nothing to do", file=sys.stderr)
+        print(NOTHING_TO_DO, file=sys.stderr)
     _print_errors(errors)
     if pending and not arguments.json and not arguments.quiet:
-        print(f"{len(archive.names) - len(errors):,} pictures in {arguments.output}")
+        print(f"{len(images.names) - len(errors):,} outputs in {arguments.output}")
     return 2 if errors else 0
 
 
-def _print_json(source: str, output: str, error: str | None, file: TextIO | None = None) -> None:
-    place = {"output": output} if error is None else {"error": error}
-    print(json.dumps({"input": source, **place}), flush=True, file=file)
+def _report(
+    results: Iterable[tuple[str, str, str | None]], count: int, json_lines: TextIO | None, progress: bool
+) -> tuple[list[str], list[str]]:
+    """Writes each result (input, output, error) as JSON if asked; returns the outputs written and the errors."""
+    if progress:
+        results = progress_bar(results, total=count, desc="predicting", unit="image")
+    written: list[str] = []
+    errors: list[str] = []
+    for source, output, error in results:
+        if error is None:
+            written.append(output)
+        else:
+            errors.append(error)
+        if json_lines is not None:
+            outcome = {"output": output} if error is None else {"error": error}
+            print(json.dumps({"input": source, **outcome}), flush=True, file=json_lines)
+    return written, errors
 
 
-def _print_errors(errors: Sequence[str]) -> None:
-    for error in errors:  # behind the bar, which they would tear apart
+def _print_errors(errors: Iterable[str]) -> None:
+    for error in errors:  # after the progress bar, which they would break
         print(f"purinet: {error}", file=sys.stderr)
-
-
-def _whereabouts(files: Sequence[Path], kind: str, output: str | None) -> str:
-    """One line that says where pictures are."""
-    if len(files) == 1:
-        return str(files[0])
-    named = f"{len(files):,} files"
-    return f"{named} in {output}" if output else f"{named} beside the images, as <name>_{kind}{files[0].suffix}"

@@ -1,6 +1,6 @@
-"""Photographs and videos in; maps, masks, cut-outs and panels out. `load` and its `Predictor` are for programs, `plan`
-and `predict_files` for files. What is handed on is imported when it is first asked for: what is wrong with files can
-be said without JAX, at once.
+"""Predict on images and videos: `load` and its `Predictor` for programs, `plan` and `predict_files` for files.
+
+Names are imported at their first use, so that bad files are refused without importing JAX.
 """
 
 import lazy_loader

@@ -1,14 +1,15 @@
-"""Weights and images in, saliency maps out. Each image is squashed to the network's square, only the finest map is
-computed, and it is resized to the image: by guided upsampling for people (`load().predict(…)`), or as the authors'
-released code does it, to the grey level, for measuring (`predict_stream`). Streams read and finish images in threads
-beside the device.
+"""Load a network and predict saliency maps.
+
+Each image is resized to the network's square, only the finest map is computed, and it is resized to the image: by
+guided upsampling (`load().predict(…)`), or as the authors' released code does it, for evaluation (`predict_stream`).
 """
 
 import functools
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import numpy as np
@@ -25,24 +26,20 @@ from purinet_jax.prediction.refine import refine_map, released_map, resize_map
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
 
-# The package's own network is traced already: a first answer of it does without Flax.
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports Flax, which the package's traced networks do without
     from purinet_jax.network.model import Maps, PurNet
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
-_Beside = TypeVar("_Beside")
-_Result = TypeVar("_Result")
-
 
 class Predictor:
-    """A network with its weights, ready for images; `load` makes one of a file.
+    """A network with its weights, ready for images; see `load`.
 
     Attributes:
       model: the network.
-      variables: `{"params": …, "batch_stats": …}`, as they were trained.
-      size: side of the square that images are squashed to, pixels. The released network's is 320.
+      variables: `{"params": …, "batch_stats": …}`, as trained.
+      size: side of the square that images are resized to, pixels. The released network's is 320.
     """
 
     def __init__(
@@ -52,8 +49,13 @@ class Predictor:
         size: int = 320,
         traced: Traced | None = None,
     ) -> None:
-        """Args: as the attributes are, but `model` may be the configuration of one, which is built when it is needed;
-        `traced`: the program of these weights at some size, if there is one."""
+        """Stores the arguments.
+
+        Args:
+          model: the network, or its configuration, from which it is built when it is first needed.
+          variables, size: as the attributes.
+          traced: the network's traced program for these variables, if there is one.
+        """
         self._model_or_config = model
         self.variables = variables
         self.size = size
@@ -64,20 +66,19 @@ class Predictor:
         """The network."""
         if not isinstance(self._model_or_config, Mapping):
             return self._model_or_config
-        from purinet_jax.network.model import build_model
+        from purinet_jax.network.config import ModelConfig
 
-        return build_model(self._model_or_config)
+        return ModelConfig.from_dict(self._model_or_config).build()
 
     @functools.cached_property
     def folded(self) -> Mapping[str, Any]:
-        """The variables that images are answered with: BatchNorm folded (`fold_batchnorm`) when they are first asked
-        for, and on the first device, lest they are sent there with every batch."""
+        """The variables with BatchNorm folded (`fold_batchnorm`), on the first device; computed at the first use."""
         folds = find_folds(self.model, self.variables) if self._traced is None else self._traced.folds
         return jax.device_put(apply_folds(folds, self.variables))
 
     @functools.cached_property
     def _compiled(self) -> Callable[[Mapping[str, Any], np.ndarray], Array] | None:
-        """The traced program, compiled; None where there is none that JAX can use here."""
+        """The traced program, compiled; None if there is none that JAX can use here."""
         if self._traced is None:
             return None
         images = jax.ShapeDtypeStruct((1, self._traced.size, self._traced.size, 3), np.uint8)
@@ -86,7 +87,7 @@ class Predictor:
             if jax.default_backend() not in program.platforms:
                 return None
             return compile_forward_pass(jax.jit(program.call).lower(self.folded, images))
-        except Exception:  # of many kinds, where the program is of another time than JAX
+        except Exception:  # of many types, where JAX's version does not suit the program's
             return None
 
     @overload
@@ -106,11 +107,11 @@ class Predictor:
         """Finds the salient objects in one image or in each image of a list.
 
         Args:
-          images: an image, or a list or tuple of them, of any sizes. Files stand upright as their EXIF orientation
-            says and are sRGB (`read_srgb`); arrays and Pillow images are taken as they are.
-          size: side of the square that images are squashed to, pixels; the predictor's own if not given.
-          refine: let a map's edges follow those of its image where that is larger than the square
-            (`purinet_jax.prediction.refine`); otherwise, and with False, the network's answer is resized bilinearly.
+          images: an image, or a list or tuple of them, of any sizes. Files are turned upright by their EXIF orientation
+            and converted to sRGB (`read_srgb`); arrays and Pillow images are taken as they are.
+          size: side of the square that images are resized to, pixels; by default `self.size`.
+          refine: whether a map's edges follow those of its image if that is larger than the square
+            (`purinet_jax.prediction.refine`); without, and for smaller images, maps are resized bilinearly.
 
         Returns:
           float32 [height, width] in [0, 1], of the image's size; a list of them for a list.
@@ -120,13 +121,13 @@ class Predictor:
         """
         size = checked_size(self.size if size is None else size)
         if not isinstance(images, list | tuple):
-            return self._predict_some([images], size, refine)[0]
+            return self._predict_batch([images], size, refine)[0]
         maps: list[np.ndarray] = []
-        for start in range(0, len(images), most := _most_at_once()):
-            maps += self._predict_some(images[start : start + most], size, refine)
+        for start in range(0, len(images), batch_size := _list_batch_size()):
+            maps += self._predict_batch(images[start : start + batch_size], size, refine)
         return maps
 
-    def _predict_some(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
+    def _predict_batch(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
         arrays = [_pixels(image) for image in images]
         squares = [resize_image(array, size, size) for array in arrays]
         maps = self.square_maps(squares, len(squares))
@@ -135,36 +136,32 @@ class Predictor:
         return [np.clip(resize(*parts), 0, 1) for parts in zip(maps, squares, arrays, strict=True)]
 
     def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-        """The maps of squares, before they are resized.
+        """Predicts the maps of square images, without resizing.
 
         Args:
           images: at most `batch_size` arrays uint8 [size, size, 3], all of one size.
-          batch_size: the batch is filled up to this many, since each shape is compiled for once.
+          batch_size: fewer images are padded to it, so that one program is compiled.
 
         Returns:
           float32 [images, size, size] in [0, 1].
         """
-        batch = _filled_up(images, batch_size)
+        batch = _padded(images, batch_size)
         if self._traced is not None and batch.shape[:2] == (1, self._traced.size) and self._compiled is not None:
             return np.asarray(self._compiled(self.folded, batch))
         from purinet_jax.network.inference import saliency_maps
 
-        return np.asarray(self._answer(saliency_maps, batch))[: len(images)]
+        return np.asarray(self._run(saliency_maps, batch))[: len(images)]
 
     def square_finest_maps(self, images: Sequence[np.ndarray], batch_size: int) -> "list[Maps]":
-        """All that the network predicts at the finest level, per image: arguments as of `square_maps` → `Maps` of
-        one float32 [1, size, size, 1] each."""
+        """Predicts all maps of the finest level: arguments as of `square_maps` → for each image, `Maps` of one float32
+        [1, size, size, 1] each."""
         from purinet_jax.network.inference import finest_maps
-        from purinet_jax.network.model import Maps
 
-        maps = self._answer(finest_maps, _filled_up(images, batch_size))
-        kinds: list[list[Any]] = [[np.asarray(level) for level in kind] for kind in maps]
-        return [
-            Maps(*(tuple(level[index : index + 1] for level in kind) for kind in kinds)) for index in range(len(images))
-        ]
+        maps = jax.tree.map(np.asarray, self._run(finest_maps, _padded(images, batch_size)))
+        return [jax.tree.map(itemgetter(slice(index, index + 1)), maps) for index in range(len(images))]
 
-    def _answer(self, function: Any, batch: np.ndarray) -> Any:
-        """What a jitted function of model, variables and images answers to a batch."""
+    def _run(self, function: Any, batch: np.ndarray) -> Any:
+        """Calls a jitted function of model, variables and images."""
         return _program(function, self.model, self._shapes, batch.shape)(self.folded, batch)
 
     @functools.cached_property
@@ -175,87 +172,74 @@ class Predictor:
 
 @functools.cache
 def _program(function: Wrapped, model: "PurNet", variables: tuple[Any, ...], batch: tuple[int, ...]) -> Compiled:
-    """The function compiled for shapes: of the variables (structure, then leaves) and of the batch (uint8)."""
+    """Compiles a function for the shapes of the variables (structure, then leaves) and of the batch (uint8)."""
     structure, *leaves = variables
     shapes = jax.tree.unflatten(structure, leaves)
     return compile_forward_pass(function.lower(model, shapes, jax.ShapeDtypeStruct(batch, np.uint8)))
 
 
 def load(path: str | os.PathLike[str] | None = None, size: int | None = None) -> Predictor:
-    """Loads a network, whatever it is stored in.
+    """Loads a network from a file, a training run or the package.
 
     Args:
-      path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of
-        those two; the folder of a training run, or of one of its checkpoints; or the name of a network that comes
-        with the package ("context", "lite"). The first of those if not given.
-      size: side in pixels that images are squashed to; by default that of the run, or what the file says, or 320.
-
-    Returns:
-      A predictor.
+      path: this package's `.safetensors` or `.npz` file; the authors' `.pth`, or their tensors in one of those two; the
+        folder of a training run, or of one of its checkpoints; or the name of a network that comes with the package
+        ("context", the default, or "lite").
+      size: side in pixels that images are resized to; by default that of the run, or what the file says, or 320.
 
     Raises:
-      InputError: there is no such file, folder or network, it cannot be used, or it holds an extractor alone.
+      InputError: there is no such file, folder or network, it cannot be used, or it holds only a backbone.
     """
     if (name := shipped_name(path)) is not None:
         shipped = load_shipped(name)
         return Predictor(shipped.config, shipped.variables, size or shipped.size, load_traced(name))
     assert path is not None
-    from purinet_jax.network.model import build_model
-    from purinet_jax.weights.convert import load_file, stored_size
+    from purinet_jax.network.config import ModelConfig
+    from purinet_jax.weights.files import load_file, stored_size
 
     variables, config = load_file(path)
-    if "part" in config:
-        raise InputError(f"{path}: holds the extractor {config['backbone']} alone, from which nothing can be predicted")
-    return Predictor(build_model(config), variables, size or stored_size(path) or 320)
+    if not isinstance(config, ModelConfig):
+        raise InputError(f"{path}: holds the backbone {config.backbone} alone, which cannot predict maps")
+    return Predictor(config.build(), variables, size or stored_size(path) or 320)
 
 
 def predict_stream(
-    predictor: Predictor,
-    count: int,
-    read: Callable[[int], tuple[np.ndarray, _Beside]],
-    finish: Callable[[int, np.ndarray, _Beside], _Result],
-    *,
-    batch_size: int,
-) -> Generator[_Result | InputError]:
-    """Predicts on `count` images as the authors' released code does, a few batches being in memory at any time.
+    predictor: Predictor, count: int, read: Callable[[int], np.ndarray], *, batch_size: int
+) -> Generator[np.ndarray | InputError]:
+    """Predicts on `count` images as the authors' released code does; a few batches are in memory at any time.
 
     Args:
       predictor: the network.
       count: how many images; they go by index, from 0.
-      read: index → the image, uint8 [height, width, 3], and anything that `finish` shall be given. Called in
-        threads, ahead of the device.
-      finish: index, the map uint8 [height, width] as the authors' files hold it, and what `read` gave → a
-        result. Called in threads, behind the device.
+      read: index → the image, uint8 [height, width, 3]. Called in threads, ahead of the device.
       batch_size: how many images the network takes at once, at least 1.
 
     Yields:
-      For each image, in order, the result, or the InputError where `read` could not read it. Close the generator
-      where it may not be run to its end.
+      For each image, in order, the map uint8 [height, width] as the authors' files hold it, or the InputError that
+      `read` raised. Close the generator if it may not be exhausted.
 
     Raises:
-      InputError: `batch_size` or the predictor's size is not positive, or `finish` raised it.
+      InputError: `batch_size` or the predictor's size is not positive.
     """
-
     size = checked_size(predictor.size)
 
-    def squash(index: int) -> SquareImage:
-        image, beside = read(index)
-        return SquareImage(resize_image(image, size, size), image.shape, beside)
+    def read_square(index: int) -> SquareImage:
+        image = read(index)
+        return SquareImage(resize_image(image, size, size), image.shape)
 
-    def complete(index: int, saliency: np.ndarray, image: SquareImage) -> _Result:
-        return finish(index, released_map(saliency, image.shape), image.beside)
+    def resize(_: int, saliency: np.ndarray, image: SquareImage) -> np.ndarray:
+        return released_map(saliency, image.shape)
 
-    yield from inference_stream(predictor.square_maps, count, squash, complete, batch_size=batch_size)
+    yield from inference_stream(predictor.square_maps, count, read_square, resize, batch_size=batch_size)
 
 
-def _most_at_once() -> int:
-    """How many images of a list the network takes at once: so many that a long list does not fill the device. On CPUs
-    one, for which the package's own network is traced already; in batches an image takes no less time there."""
+def _list_batch_size() -> int:
+    """How many images of a list the network takes at once: 1 on CPUs, where batches save no time."""
     return 1 if jax.default_backend() == "cpu" else 8
 
 
 def _pixels(image: ImageLike) -> np.ndarray:
-    """An image of any kind that `predict` takes as uint8 [height, width, 3]."""
+    """Converts an image to uint8 [height, width, 3]."""
     if isinstance(image, str | os.PathLike):
         return read_srgb(Path(image))[0]
     if isinstance(image, Image.Image):
@@ -272,8 +256,8 @@ def _pixels(image: ImageLike) -> np.ndarray:
     return np.repeat(array[:, :, None], 3, axis=2) if grey else array
 
 
-def _filled_up(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-    """A batch of `batch_size` squares, black behind the last image."""
+def _padded(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+    """Stacks square images, followed by black ones up to `batch_size`."""
     batch = np.zeros((batch_size, *images[0].shape), np.uint8)
     batch[: len(images)] = images
     return batch

@@ -1,35 +1,48 @@
-"""What is made of an image and the network's answer: the kinds of pictures, how they are to look, and the picture."""
+"""Render predictions as images: maps, masks, cut-outs, overlays and attention panels."""
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 
-from purinet_jax.data.images import read_srgb
+from purinet_jax.data.augment import resize_image
+from purinet_jax.data.images import count_pixels, read_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
 from purinet_jax.prediction.refine import refined_strips, released_map
+from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
+
+if TYPE_CHECKING:
+    from purinet_jax.prediction.predictor import Predictor
 
 Kind = Literal["map", "mask", "cutout", "overlay", "attention"]
 
-KINDS: tuple[Kind, ...] = ("map", "mask", "cutout", "overlay", "attention")
-"""What can be made of an image; the first is the default."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""The kinds of output; the first is the default."""
+
+_Delivered = TypeVar("_Delivered")
+
+# Larger images are in memory one at a time, and are read again when their map is ready.
+_LARGE_PIXELS = 1 << 24
+_large_image = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class Style:
-    """What is made of an image.
+    """How an image and its prediction are rendered.
 
     Attributes:
       kind: "map" (grey), "mask" (black and white), "cutout" (with alpha, or on a background), "overlay" (tinted), or
         "attention" (panels: image, map, promotion, rectification, error; at most as large as the network's square).
       threshold: the saliency in (0, 1) from which a mask is white, and at which a cut-out is half transparent.
-      background: what cut-outs are put on: red, green, blue, or an image uint8 [height, width, 3].
+      background: of cut-outs: red, green, blue, or an image uint8 [height, width, 3].
       refine: whether edges follow the image's (`purinet_jax.prediction.refine`); without, maps are those of the
         authors' code.
-      ending: the format where a picture goes to the standard output.
+      ending: the format where no file name gives it (standard output, Ray).
     """
 
     kind: Kind = "map"
@@ -40,42 +53,42 @@ class Style:
 
     @property
     def needs_image(self) -> bool:
-        """Whether a picture is made of more than the network's answer and square."""
+        """Whether rendering needs the image at its own size."""
         return self.kind in ("cutout", "overlay") or (self.kind in ("map", "mask") and self.refine)
 
 
 def render(
     style: Style,
-    answer: Any,
+    prediction: Any,
     square: np.ndarray,
     shape: Sequence[int],
     image: np.ndarray | None,
     alpha: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The picture of one image.
+    """Renders the prediction of one image.
 
     Args:
-      style: what to make.
-      answer: the network's, of the square: of `Predictor.square_finest_maps` for "attention", otherwise of
+      style: what to render.
+      prediction: of the square, by `Predictor.square_finest_maps` for "attention", otherwise by
         `Predictor.square_maps`.
       square: uint8 [size, size, 3], the image as the network saw it.
-      shape: height and width of the image (and more), pixels.
-      image: uint8 [height, width, 3]; not needed for "attention", nor for "map" and "mask" without `refine`.
+      shape: (height, width, …) of the image.
+      image: uint8 [height, width, 3]; may be None unless `style.needs_image`.
       alpha: the image's own, uint8 [height, width].
 
     Returns:
       uint8 [height, width] for "map" and "mask", [height, width, 4] for a cut-out without background, else
-      [height, width, 3]; all of the image's size but "attention".
+      [height, width, 3]; all but "attention" have the image's size.
     """
     if style.kind == "attention":
         from purinet_jax.network.panels import attention_panel  # here, because it imports JAX
 
-        return attention_panel(square, answer, shape)
+        return attention_panel(square, prediction, shape)
     if style.refine and max(shape[:2]) > len(square):
         assert image is not None
-        saliency = _refined_levels(answer, square, image)
+        saliency = _refined_levels(prediction, square, image)
     else:
-        saliency = released_map(answer, shape)
+        saliency = released_map(prediction, shape)
     if style.kind == "map":
         return saliency
     if style.kind == "mask":
@@ -83,20 +96,68 @@ def render(
     assert image is not None
     if style.kind == "overlay":
         return overlay(image, saliency)
-    picture = cutout(image, saliency, alpha, style.threshold)
-    return picture if style.background is None else composite(picture, style.background)
+    rgba = cutout(image, saliency, alpha, style.threshold)
+    return rgba if style.background is None else composite(rgba, style.background)
 
 
 def _refined_levels(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """`refine_map` rounded to 256 levels, uint8 [height, width], without the map of floats in between."""
+    """`refine_map` rounded to 256 levels, uint8 [height, width], without the float map in memory."""
     levels = np.empty(image.shape[:2], np.uint8)
     for rows, strip in refined_strips(saliency, square, image):
         levels[rows] = strip * 255 + 0.5
     return levels
 
 
+def check_style(predictor: "Predictor", style: Style) -> None:
+    """Raises InputError if the network lacks what the style shows, or its size is not positive."""
+    checked_size(predictor.size)
+    if style.kind == "attention" and not predictor.model.attention:
+        raise InputError("attention: this network has none (it is that of stage 1)")
+
+
+def render_stream(
+    predictor: "Predictor",
+    count: int,
+    source: Callable[[int], tuple[bytes, str]],
+    deliver: Callable[[int, np.ndarray], _Delivered],
+    style: Style,
+    *,
+    batch_size: int,
+) -> Generator[_Delivered | InputError]:
+    """Predicts on and renders `count` image files; `inference_stream` with decoding and rendering.
+
+    Args:
+      predictor: the network.
+      source: index → an image file's bytes, and what errors call it. Called once more for a very large image.
+      deliver: index and rendering, as of `render` → what is yielded.
+      style: what to render.
+      count, batch_size: as of `inference_stream`.
+
+    Yields, raises: as `inference_stream`; `source`, decoding and `deliver` may raise InputError.
+    """
+
+    def read(index: int) -> SquareImage:
+        data, name = source(index)
+        large = count_pixels(data, name) > _LARGE_PIXELS
+        with _large_image if large else nullcontext():
+            image, alpha = read_srgb(data, name)
+            kept = (image, alpha) if style.needs_image and not large else None
+            return SquareImage(resize_image(image, predictor.size, predictor.size), image.shape, kept)
+
+    def finish(index: int, prediction: Any, resized: SquareImage) -> _Delivered:
+        large = style.needs_image and resized.extra is None
+        with _large_image if large else nullcontext():
+            image, alpha = read_srgb(*source(index)) if large else (resized.extra or (None, None))
+            rendering = render(style, prediction, resized.square, resized.shape, image, alpha)
+            del image  # encoding needs the memory
+            return deliver(index, rendering)
+
+    predict: Any = predictor.square_finest_maps if style.kind == "attention" else predictor.square_maps
+    yield from inference_stream(predict, count, read, finish, batch_size=batch_size)
+
+
 def read_background(text: str) -> tuple[int, int, int] | np.ndarray:
-    """A background for cut-outs: an image's file, or else a colour as `read_colour` takes it.
+    """Returns a background for cut-outs: an image file's pixels, or else a colour as `read_colour` takes it.
 
     Raises:
       InputError: it is neither.
@@ -110,7 +171,7 @@ def read_background(text: str) -> tuple[int, int, int] | np.ndarray:
 
 
 def read_colour(text: str) -> tuple[int, int, int] | None:
-    """Red, green and blue of a colour as CSS writes it (white, #80ff00, rgb(0, 90, 0)); None where it is none."""
+    """Returns red, green and blue of a CSS colour (white, #80ff00, rgb(0, 90, 0)), or None if it is none."""
     from PIL import ImageColor
 
     try:

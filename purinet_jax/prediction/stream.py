@@ -1,103 +1,94 @@
-"""The way of images through a network, a few batches in memory at any time: threads read ahead of the device and finish
-behind it. Needs no JAX itself.
-"""
+"""Stream images through a network: threads read ahead of the device and finish behind it. Imports no JAX."""
 
-import os
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
 from purinet_jax.workers import in_order
 
-_Answer = TypeVar("_Answer")
+_Prediction = TypeVar("_Prediction")
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class SquareImage:
-    """An image on its way: square uint8 [size, size, 3], own shape (height, width, …), and what else belongs to it."""
+class SquareImage(NamedTuple):
+    """An image resized for the network: uint8 [size, size, 3], its shape before, and what else `finish` needs of it."""
 
     square: np.ndarray
     shape: tuple[int, ...]
-    beside: Any
+    extra: Any = None
 
 
 def inference_stream(
-    ask: Callable[[Sequence[np.ndarray], int], Iterable[_Answer]],
+    predict: Callable[[Sequence[np.ndarray], int], Iterable[_Prediction]],
     count: int,
     read: Callable[[int], SquareImage],
-    finish: Callable[[int, _Answer, SquareImage], _Result],
+    finish: Callable[[int, _Prediction, SquareImage], _Result],
     *,
     batch_size: int,
 ) -> Generator[_Result | InputError]:
-    """`predict_stream` before anything is made of the network's answers.
+    """Predicts on `count` images; a few batches are in memory at any time.
 
     Args:
-      ask: squares and batch size, as of `Predictor.square_maps`, → one answer for each square.
-      count, batch_size: as of `predict_stream`.
-      read: index → the image, squashed to the network's square. Called in threads, ahead of the device.
-      finish: index, answer and image → a result. Called in threads, behind the device.
+      predict: squares and batch size, as of `Predictor.square_maps` → one prediction per square.
+      count: how many images; they go by index, from 0.
+      read: index → the image. Called in threads, ahead of the device.
+      finish: index, prediction and image → a result. Called in threads, behind the device.
+      batch_size: how many images the network takes at once.
 
-    Yields, raises: as `predict_stream`.
+    Yields:
+      For each image, in order, the result, or the InputError that `read` or `finish` raised. Close the generator if it
+      may not be exhausted.
+
+    Raises:
+      InputError: `batch_size` is not positive.
     """
     if batch_size < 1:
         raise InputError(f"batch_size: must be at least 1, not {batch_size}")
     batch_size = min(batch_size, max(count, 1))
-
-    def attempt(index: int) -> tuple[int, SquareImage | InputError]:
-        try:
-            return index, read(index)
-        except InputError as error:
-            return index, error
-
-    def with_answers(
-        images: Iterable[tuple[int, SquareImage | InputError]],
-    ) -> Iterator[tuple[int, SquareImage | InputError, _Answer | None]]:
-        batch: list[tuple[int, SquareImage | InputError]] = []  # errors keep their places between the images
-        good = 0
-        for image in images:
-            batch.append(image)
-            good += isinstance(image[1], SquareImage)
-            if good == batch_size:
-                yield from on_device(batch)
-                batch, good = [], 0
-        yield from on_device(batch)
-
-    def on_device(
-        batch: Sequence[tuple[int, SquareImage | InputError]],
-    ) -> Iterator[tuple[int, SquareImage | InputError, _Answer | None]]:
-        squares = [image.square for _, image in batch if isinstance(image, SquareImage)]
-        answers = iter(ask(squares, batch_size) if squares else ())
-        return ((index, image, next(answers) if isinstance(image, SquareImage) else None) for index, image in batch)
-
-    def complete(item: tuple[int, SquareImage | InputError, Any]) -> _Result | InputError:
-        index, image, answer = item
-        return image if isinstance(image, InputError) else finish(index, answer, image)
-
-    threads = min(8, os.cpu_count() or 1)
+    threads = min(8, usable_cores())
     pool = ThreadPoolExecutor(threads, thread_name_prefix="purinet")
+
+    def complete(predicted: tuple[int, SquareImage | InputError, Any]) -> _Result | InputError:
+        index, image, prediction = predicted
+        return image if isinstance(image, InputError) else finish(index, prediction, image)
+
     try:
-        images = in_order(lambda index: pool.submit(attempt, index), range(count), 2 * batch_size + threads)
-        yield from in_order(lambda item: pool.submit(complete, item), with_answers(images), batch_size)
+        images = in_order(lambda index: pool.submit(_attempt, read, index), range(count), 2 * batch_size + threads)
+        pairs = _with_predictions(predict, images, batch_size)
+        yield from in_order(lambda pair: pool.submit(_attempt, complete, pair), pairs, batch_size)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def show_progress(results: Iterable[_Result], count: int | None, progress: bool) -> Iterable[_Result]:
-    """`results`, of which there are `count` (None: not known), with a bar on stderr if `progress`."""
-    if not progress:
-        return results
-    from tqdm import tqdm
+def _attempt(function: Callable[..., _Result], *arguments: Any) -> _Result | InputError:
+    try:
+        return function(*arguments)
+    except InputError as error:
+        return error
 
-    return tqdm(results, total=count, desc="predicting", unit="image")
+
+def _with_predictions(
+    predict: Callable[[Sequence[np.ndarray], int], Iterable[Any]],
+    images: Iterator[SquareImage | InputError],
+    batch_size: int,
+) -> Iterator[tuple[int, SquareImage | InputError, Any]]:
+    """Yields each image with its index and prediction; an error, in an image's position, has none."""
+    index = itertools.count()
+    while batch := list(itertools.islice(images, batch_size)):
+        squares = [image.square for image in batch if isinstance(image, SquareImage)]
+        predictions = iter(predict(squares, batch_size) if squares else ())
+        for image in batch:
+            yield next(index), image, next(predictions) if isinstance(image, SquareImage) else None
+        batch.clear()  # so that its images are not in memory while the next are read
 
 
 def checked_size(size: int) -> int:
-    """`size`. Raises InputError if it is not positive."""
+    """Returns `size`. Raises InputError if it is not positive."""
     if size < 1:
         raise InputError(f"size: must be at least 1, not {size}")
     return size

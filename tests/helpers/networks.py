@@ -11,7 +11,7 @@ SIZE = 8
 
 
 class Brightness:
-    """Stands in for a predictor: the "network" answers each pixel's red, and counts its batches."""
+    """Stands in for a predictor: its maps are each image's red channel. It counts its batches."""
 
     size = SIZE
 
