@@ -36,7 +36,7 @@ from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.predictor import Predictor
 from purinet_jax.prediction.rendering import KINDS, Style, render
 from purinet_jax.serve import Limits, Worker
-from purinet_jax.serve.worker import _batch_sizes, _Budget
+from purinet_jax.serve.worker import _Budget
 
 DOCS = Path(__file__).parents[1] / "docs"
 PIXELS = 10_000
@@ -450,7 +450,10 @@ def test_a_budget_is_never_exceeded_and_keeps_its_order() -> None:
 
 
 def test_batches_are_compiled_for_batch_sizes() -> None:
-    assert [_batch_sizes(most) for most in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8]]
+    for most, expected in ((1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8])):
+        network = Brightness()
+        Worker(network, batch_size=most).close()  # type: ignore[arg-type]
+        assert network.batches == [(size, size) for size in expected]
 
 
 def test_sigterm_lets_requests_in_progress_finish() -> None:

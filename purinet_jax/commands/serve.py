@@ -27,17 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, the loopback)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000; 0: any free one)")
-    token_help = "a file with the token that requests need (default: that in PURINET_TOKEN, or none)"
-    add("--token-file", type=Path, metavar="FILE", help=token_help)
+    add("--token-file", type=Path, metavar="FILE", help="token that requests need (default: PURINET_TOKEN, or none)")
     add_checkpoint(parser)
-    batch_help = (
-        "most images in a batch (default 8; on a CPU 1, where a batch is not faster than its images one by one)"
-    )
-    add("--batch", type=positive, help=batch_help)
+    add("--batch", type=positive, help="most images in a batch (default 8; on a CPU 1, where batches are not faster)")
     add("--size", type=positive, help="side that images are resized to (default: that of training, or 320)")
-    bytes_help = "limit of an upload (default 32, of 2^20 bytes)"
-    add("--max-megabytes", type=positive, default=32, metavar="N", help=bytes_help)
-    pixels_help = "limit of an image, and of all in progress together (default 64; a megapixel takes about 20 MB)"
+    add("--max-megabytes", type=positive, default=32, metavar="N", help="limit of an upload, 2^20 bytes (default 32)")
+    pixels_help = "limit of an image and of all in progress together (default 64; one takes about 20 MB)"
     add("--max-megapixels", type=positive, default=64, metavar="N", help=pixels_help)
     add("--queue", type=positive, default=64, metavar="N", help="limit of images in progress (default 64)")
     add("--timeout", type=positive, default=60, metavar="SECONDS", help="limit for an image (default 60)")

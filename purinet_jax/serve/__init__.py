@@ -1,6 +1,4 @@
-"""The web page and the HTTP interface of `purinet serve`. Names are imported on first use, since Starlette and uvicorn
-are an extra.
-"""
+"""The web page and the HTTP interface of `purinet serve`, imported on first use since Starlette is an extra."""
 
 import lazy_loader
 

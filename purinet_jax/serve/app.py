@@ -26,7 +26,7 @@ from purinet_jax.serve.metrics import Metrics
 from purinet_jax.serve.openapi import describe
 from purinet_jax.serve.parameters import FORMATS, parse_style
 from purinet_jax.serve.refusals import Limits, Refusal
-from purinet_jax.serve.uploads import Uploads, discard
+from purinet_jax.serve.uploads import Upload, discard, read
 from purinet_jax.serve.worker import Worker
 from purinet_jax.version import __version__
 
@@ -41,9 +41,9 @@ def make_app(
     Args:
       worker: makes the images; closed when the application shuts down.
       limits: limits of requests.
-      token: what requests for images and metrics must carry (`Authorization: Bearer …`); None for no token.
-      hosts: names and addresses that requests may call the server by, without ports; None for any. A server on the
-        loopback needs them: otherwise a web page could point its own name there and use the server.
+      token: what requests for images and metrics must carry (`Authorization: Bearer …`), if not None.
+      hosts: names that requests may call the server by, without ports; None for any. On the loopback they are needed:
+        otherwise a web page could point its own name there and use the server.
     """
     endpoints = _Endpoints(worker, limits, token)
 
@@ -62,7 +62,7 @@ def make_app(
             Route("/v1/{kind}", endpoints.image, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, hosts=hosts)],
-        exception_handlers={HTTPException: _refuse, Exception: _fail},
+        exception_handlers={HTTPException: _refuse, Exception: _refuse},
         lifespan=lifespan,
     )
 
@@ -75,16 +75,13 @@ def _page_routes() -> Iterator[Route]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if isinstance(error, Refusal):
-        return error.response()
-    if error.status_code == 405:
-        return Refusal("method_not_allowed", f"not by {request.method}", error.headers).response()
-    return Refusal("not_found", "there is nothing here; /openapi.json describes the interface").response()
-
-
-async def _fail(_: Request, error: Exception) -> Response:
-    return Refusal("internal", "something went wrong; the server's log has more").response()  # Starlette logs it
+    if not isinstance(error, HTTPException):  # Starlette logs it
+        error = Refusal("internal", "something went wrong; the server's log has more")
+    elif error.status_code == 405:
+        error = Refusal("method_not_allowed", f"not by {request.method}", error.headers)
+    elif not isinstance(error, Refusal):
+        error = Refusal("not_found", "there is nothing here; /openapi.json describes the interface")
+    return error.response()
 
 
 class _Endpoints:
@@ -95,15 +92,15 @@ class _Endpoints:
         self._limits = limits
         self._token = None if token is None else token.encode()
         self._kinds = tuple(kind for kind in KINDS if kind != "attention" or worker.attention)
-        self._uploads = uploads = Uploads(limits)
+        self._uploads: set[Upload] = set()
         self._metrics = Metrics()
-        self._metrics.in_progress.set_function(lambda: len(uploads))
-        self._metrics.upload_bytes.set_function(lambda: uploads.size)
+        self._metrics.in_progress.set_function(lambda: len(self._uploads))
+        self._metrics.upload_bytes.set_function(lambda: sum(upload.size for upload in self._uploads))
         worker.on_batch = self._metrics.batch_size.observe
 
     async def health(self, _: Request) -> Response:
-        alive = self._worker.alive
-        return JSONResponse({"status": "ok" if alive else "the network has stopped"}, 200 if alive else 503)
+        status, code = ("ok", 200) if self._worker.alive else ("the network has stopped", 503)
+        return JSONResponse({"status": status}, code)
 
     async def metrics(self, request: Request) -> Response:
         self._authorise(request)
@@ -139,23 +136,27 @@ class _Endpoints:
     async def _image(self, request: Request, body: AsyncGenerator[bytes, None], kind: str) -> Response:
         self._authorise(request)
         style = parse_style(kind, self._kinds, request.query_params)
-        upload = self._uploads.begin()
+        if len(self._uploads) >= self._limits.images:
+            raise Refusal("busy", f"{len(self._uploads)} images are in progress", {"retry-after": "1"})
+        upload = Upload()
+        self._uploads.add(upload)
         future: Future[bytes] | None = None
         try:
             async with asyncio.timeout(self._limits.seconds):
-                future = self._worker.submit(await self._uploads.read(upload, request, body), style)
+                read_file = read(request, body, upload, self._uploads, self._limits.bytes)
+                future = self._worker.submit(await read_file, style)
                 return Response(await _result(future, request), media_type=FORMATS[style.ending[1:]])
         except TimeoutError:
-            seconds = f"{self._limits.seconds:g} seconds"
+            reason = f"not ready within {self._limits.seconds:g} seconds"
             if future is None:
-                raise Refusal("slow_upload", f"the upload took more than {seconds}") from None
-            raise Refusal("timeout", f"not ready within {seconds}", {"retry-after": "10"}) from None
+                raise Refusal("slow_upload", f"the upload was {reason}") from None
+            raise Refusal("timeout", reason, {"retry-after": "10"}) from None
         finally:
             if future is None:
-                self._uploads.end(upload)
+                self._uploads.discard(upload)
             else:  # a thread that has started goes on after its client has left, and its upload counts until then
                 loop = asyncio.get_running_loop()
-                future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._uploads.end, upload))
+                future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._uploads.discard, upload))
 
     def _authorise(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -174,10 +175,9 @@ async def _result(future: Future[bytes], request: Request) -> bytes:
         if not image.done():
             raise ClientDisconnect
         return image.result()
-    except TooManyPixels as error:
-        raise Refusal("too_many_pixels", str(error)) from None
     except InputError as error:
-        raise Refusal("not_an_image", str(error)) from None
+        word = "too_many_pixels" if isinstance(error, TooManyPixels) else "not_an_image"
+        raise Refusal(word, str(error)) from None
     except MemoryError:
         raise Refusal("memory", "not enough memory for this image", {"retry-after": "10"}) from None
     finally:

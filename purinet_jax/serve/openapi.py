@@ -1,7 +1,7 @@
 """The OpenAPI description of the HTTP interface, with the limits that are set."""
 
-from collections import defaultdict
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from purinet_jax.data.images import EXTENSIONS
@@ -20,73 +20,56 @@ _KINDS: dict[Kind, str] = {
 
 
 def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) -> dict[str, Any]:
-    """Returns the description, OpenAPI 3.1, as JSON values.
-
-    Args:
-      kinds: what can be requested.
-      limits: limits of the requests.
-      pixels: limit of an image's pixels.
-      token: whether requests need a token.
-    """
+    """Returns the description, OpenAPI 3.1, as JSON values; arguments as the limits and the token of `make_app`."""
     secured: dict[str, Any] = {"security": [{"token": []}]} if token else {}
     schemes = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if token else {}
-    descriptions = defaultdict(list)
-    for status, description in ERRORS.values():
-        if token or status != 401:
-            descriptions[str(status)].append(description)
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    errors = {status: {"description": " ".join(texts), "content": error} for status, texts in descriptions.items()}
-    image = {"type": "string", "format": "binary", "maxLength": limits.bytes}
-    form = {"type": "object", "required": ["image"], "properties": {"image": image}}
+    file = {"type": "string", "format": "binary"}
+    upload = {**file, "maxLength": limits.bytes}
+    form = {"type": "object", "required": ["image"], "properties": {"image": upload}}
     body = {
         "required": True,
         "description": f"An image ({', '.join(EXTENSIONS)}) of at most {limits.bytes:,} bytes and {pixels:,} pixels: "
         "the body itself, or the field image of a form.",
-        "content": {
-            "image/*": {"schema": image},
-            "application/octet-stream": {"schema": image},
-            "multipart/form-data": {"schema": form},
-        },
+        "content": _content(upload, "image/*", "application/octet-stream") | _content(form, "multipart/form-data"),
+    }
+    error = {
+        "error": {"enum": [word for words in ERRORS.values() for word in words], "description": "A word for programs."},
+        "reason": {"type": "string", "description": "A line for people."},
+    }
+    schemas = {"Error": {"type": "object", "required": [*error], "properties": error}}
+    content = _content({"$ref": "#/components/schemas/Error"}, "application/json")
+    errors = {
+        str(status): {"description": f"{HTTPStatus(status).phrase}: {' or '.join(words)}", "content": content}
+        for status, words in ERRORS.items()
+        if token or status != 401
     }
 
     def get(summary: str, media_type: str) -> dict[str, Any]:
         return {"summary": summary, "responses": {"200": {"description": summary, "content": {media_type: {}}}}}
 
     def post(kind: Kind) -> dict[str, Any]:
-        content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in FORMATS.values()}
-        return {
-            "summary": _KINDS[kind],
-            "operationId": kind,
-            "parameters": [
-                {"name": name, "in": "query", "description": description, "schema": schema}
-                for name, (description, schema) in PARAMETERS.items()
-                if name != "background" or kind == "cutout"
-            ],
-            "requestBody": body,
-            "responses": {"200": {"description": _KINDS[kind], "content": content}, **errors},
-            **secured,
-        }
+        success = {"description": _KINDS[kind], "content": _content(file, *FORMATS.values())}
+        parameters = [
+            {"name": name, "in": "query", "description": description, "schema": schema}
+            for name, (description, schema) in PARAMETERS.items()
+            if name != "background" or kind == "cutout"
+        ]
+        operation = {"summary": _KINDS[kind], "operationId": kind, "parameters": parameters, "requestBody": body}
+        return {**operation, "responses": {"200": success, **errors}, **secured}
 
-    properties = {
-        "error": {"enum": [*ERRORS], "description": "A word for programs."},
-        "reason": {"type": "string", "description": "A line for people."},
-    }
+    description = "Takes an image and returns its map, mask or cut-out, of its size and in sRGB. Nothing is stored."
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "PurNet: find the object",
-            "version": __version__,
-            "description": "Salient object detection: takes an image, returns its map, mask or cut-out, of the image's "
-            "size, upright and in sRGB. Nothing is stored.",
-        },
+        "info": {"title": "PurNet: salient object detection", "version": __version__, "description": description},
         "paths": {
             **{f"/v1/{kind}": {"post": post(kind)} for kind in kinds},
             "/v1": {"get": get("The kinds, formats and limits.", "application/json")},
             "/health": {"get": get("Whether the server works (otherwise 503).", "application/json")},
             "/metrics": {"get": get("Metrics for Prometheus.", "text/plain") | secured},
         },
-        "components": {
-            "schemas": {"Error": {"type": "object", "required": [*properties], "properties": properties}},
-            **schemes,
-        },
+        "components": {"schemas": schemas, **schemes},
     }
+
+
+def _content(schema: dict[str, Any], *media_types: str) -> dict[str, Any]:
+    return {media_type: {"schema": schema} for media_type in media_types}

@@ -10,47 +10,40 @@ MAX_HEAD_BYTES = 16 << 10
 """Limit of a request's path and headers together, bytes."""
 
 ERRORS = {
-    "parameter": (400, "A parameter cannot be understood."),
-    "form": (400, "The form cannot be read, or has no file in its field image."),
-    "token": (401, "The token is missing or wrong."),
-    "cross_site": (403, "The request comes from a page of another site."),
-    "not_found": (404, "There is nothing at this path."),
-    "unknown_kind": (404, "There is no such kind."),
-    "method_not_allowed": (405, "The path needs another method."),
-    "slow_upload": (408, "The upload takes too long."),
-    "too_many_bytes": (413, "The upload has too many bytes."),
-    "too_many_pixels": (413, "The image has too many pixels."),
-    "not_an_image": (415, "The upload is not an image, or a damaged one."),
-    "wrong_host": (421, "The Host header names another server."),
-    "busy": (429, "Too many images are in progress; Retry-After says when to try again, in seconds."),
-    "head": (431, "The path and the headers are too long."),
-    "internal": (500, "The server failed; its log says why."),
-    "memory": (503, "There is not enough memory."),
-    "timeout": (503, "The image was not ready in time."),
+    400: ("parameter", "form"),
+    401: ("token",),
+    403: ("cross_site",),
+    404: ("not_found", "unknown_kind"),
+    405: ("method_not_allowed",),
+    408: ("slow_upload",),
+    413: ("too_many_bytes", "too_many_pixels"),
+    415: ("not_an_image",),
+    421: ("wrong_host",),
+    429: ("busy",),
+    431: ("head",),
+    500: ("internal",),
+    503: ("memory", "timeout"),
 }
-"""Error word → HTTP status and description."""
+"""HTTP status → the words for programs of its errors."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of requests. The pixels of an image are limited by `Worker`.
-
-    Attributes:
-      bytes: size of an upload (413).
-      images: images in progress at once (429).
-      seconds: from a request's head to its response (503, or 408 during the upload).
-    """
+    """Limits of requests; the pixels of an image are limited by `Worker`."""
 
     bytes: int = 32 << 20
+    """Size of an upload (413)."""
     images: int = 64
+    """Images in progress at once (429)."""
     seconds: float = 60.0
+    """Time from a request's head to its response (503, or 408 during the upload)."""
 
 
 class Refusal(HTTPException):
-    """A request that is refused with one of `ERRORS` and a reason."""
+    """A request that is refused with one of `ERRORS` and a reason for people."""
 
     def __init__(self, error: str, reason: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(ERRORS[error][0], reason, headers)
+        super().__init__(next(status for status, errors in ERRORS.items() if error in errors), reason, headers)
         self.error = error
 
     def response(self) -> JSONResponse:

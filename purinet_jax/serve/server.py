@@ -13,8 +13,7 @@ from purinet_jax.serve.app import make_app
 from purinet_jax.serve.refusals import MAX_HEAD_BYTES, Limits
 from purinet_jax.serve.worker import Worker
 
-TOKEN_VARIABLE = "PURINET_TOKEN"
-"""The environment variable that may hold the token."""
+_TOKEN_VARIABLE = "PURINET_TOKEN"
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names of the loopback, which other machines cannot reach, as in a URL."""
@@ -24,28 +23,26 @@ _CONNECTIONS = 512
 
 
 def read_token(file: Path | None) -> str | None:
-    """Returns the token that requests need: a file's, else the environment's, else None.
+    """Returns the token that requests need: a file's, else that of the environment (`PURINET_TOKEN`), else None.
 
-    Raises:
-      InputError: the file cannot be read, or the token is empty, of several words or not ASCII.
+    Raises InputError if the file cannot be read, or the token is empty, of several words or not ASCII.
     """
     try:
-        text = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text("ascii")
+        text = os.environ.get(_TOKEN_VARIABLE) if file is None else file.read_text("ascii")
     except UnicodeDecodeError:
         text = ""
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {reason(error)}") from error
     token = None if text is None else text.strip()
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
-        raise InputError(f"{file or TOKEN_VARIABLE}: holds no token; one is a line of ASCII letters and digits")
+        raise InputError(f"{file or _TOKEN_VARIABLE}: holds no token; one is a line of ASCII letters and digits")
     return token
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Returns a listening socket, so that a port in use is reported before the network is loaded.
 
-    Raises:
-      InputError: the host has no such address, or the port is in use or not allowed.
+    Raises InputError if the host has no such address, or the port is in use or not allowed.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -60,10 +57,7 @@ def in_url(host: str) -> str:
 
 
 def make_server(worker: Worker, host: str, limits: Limits, token: str | None = None) -> uvicorn.Server:
-    """Returns uvicorn's server of the application; arguments as of `make_app`.
-
-    On the loopback, requests must call it by one of `LOOPBACK_HOSTS`. Its settings do not depend on what is installed.
-    """
+    """Returns uvicorn's server of `make_app`. On the loopback, requests must call it by one of `LOOPBACK_HOSTS`."""
     hosts = LOOPBACK_HOSTS if in_url(host) in LOOPBACK_HOSTS else None
     config = uvicorn.Config(
         make_app(worker, limits, token=token, hosts=hosts),

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from purinet_jax.serve.refusals import Limits, Refusal
+from purinet_jax.serve.refusals import Refusal
 
 # All uploads together may hold this many times the bytes of the largest one.
 _LARGEST_HELD = 8
@@ -27,84 +27,55 @@ class Upload:
     size: int = 0
 
 
-class Uploads:
-    """The uploads in progress, whose count and total size are limited."""
+async def read(
+    request: Request, body: AsyncGenerator[bytes, None], upload: Upload, uploads: Iterable[Upload], limit: int
+) -> bytes:
+    """Returns the uploaded file: the body of a request, or the file in the field `image` of a form.
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._uploads: set[Upload] = set()
+    Args:
+      request, body: the request and its `stream()`.
+      upload, uploads: where its bytes are counted, and all in progress.
+      limit: the most bytes of a file.
 
-    def __len__(self) -> int:
-        return len(self._uploads)
+    Raises:
+      Refusal: the upload or all together are too large, or the form cannot be read.
+      ClientDisconnect: the client hangs up.
+    """
+    content_type = request.headers.get("content-type", "")
+    is_form = content_type.lower().startswith("multipart/form-data")
+    most = limit + is_form * _FORM_BYTES
+    too_large = Refusal("too_many_bytes", f"the upload has more than {limit:,} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > most:
+        raise too_large
 
-    @property
-    def size(self) -> int:
-        """The bytes held for all of them."""
-        return sum(upload.size for upload in self._uploads)
+    async def counted() -> AsyncGenerator[bytes, None]:
+        async for chunk in body:
+            upload.size += len(chunk)
+            if upload.size > most:
+                raise too_large
+            if sum(other.size for other in uploads) > _LARGEST_HELD * most:
+                raise Refusal("busy", "too many large uploads at once", {"retry-after": "1"})
+            yield chunk
 
-    def begin(self) -> Upload:
-        """Registers an upload, which counts until `end`. Raises Refusal if there are too many."""
-        if len(self) >= self._limits.images:
-            raise _busy(f"{len(self)} images are in progress")
-        upload = Upload()
-        self._uploads.add(upload)
-        return upload
-
-    def end(self, upload: Upload) -> None:
-        """Removes an upload and the bytes held for it from the counts."""
-        self._uploads.discard(upload)
-
-    async def read(self, upload: Upload, request: Request, body: AsyncGenerator[bytes, None]) -> bytes:
-        """Returns the uploaded file: the request's `body`, or the file in the field `image` of a form.
-
-        Raises:
-          Refusal: the upload is too large, or the form cannot be read.
-          ClientDisconnect: the client hangs up.
-        """
-        content_type = request.headers.get("content-type", "")
-        is_form = content_type.lower().startswith("multipart/form-data")
-        most = self._limits.bytes + is_form * _FORM_BYTES
-        too_large = Refusal("too_many_bytes", f"the upload has more than {self._limits.bytes:,} bytes")
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > most:
-            raise too_large
-
-        async def counted() -> AsyncGenerator[bytes, None]:
-            async for chunk in body:
-                upload.size += len(chunk)
-                if upload.size > most:
-                    raise too_large
-                if self.size > _LARGEST_HELD * most:
-                    raise _busy("too many large uploads at once")
-                yield chunk
-
-        data = await (_read_form(content_type, counted()) if is_form else _read_body(counted()))
-        if len(data) > self._limits.bytes:
+    if is_form:
+        data = await _read_form(content_type, counted())
+        if len(data) > limit:
             raise too_large
         return data
+    with io.BytesIO() as buffer:  # closed by a refusal, whose traceback would keep a list of chunks in memory
+        async for chunk in counted():
+            buffer.write(chunk)
+        return buffer.getvalue()
 
 
 async def discard(request: Request, body: AsyncGenerator[bytes, None]) -> None:
-    """Drops what a client still sends, for a few seconds, since most clients read the response only afterwards.
-
-    A client that waits for permission to send (`Expect: 100-continue`, as curl does) reads it at once.
-    """
-    if "expect" not in request.headers:
+    """Drops what a client still sends, for a few seconds, since most clients read the response only afterwards."""
+    if "expect" not in request.headers:  # such a client, like curl, waits for a response before it sends
         with suppress(TimeoutError, ClientDisconnect):
             async with asyncio.timeout(_DISCARD_SECONDS):
                 async for _ in body:
                     pass
-
-
-def _busy(reason: str) -> Refusal:
-    return Refusal("busy", reason, {"retry-after": "1"})
-
-
-async def _read_body(chunks: AsyncGenerator[bytes, None]) -> bytes:
-    with io.BytesIO() as buffer:  # closed by a refusal, whose traceback would keep a list of chunks in memory
-        async for chunk in chunks:
-            buffer.write(chunk)
-        return buffer.getvalue()
 
 
 class _FormParser(MultiPartParser):

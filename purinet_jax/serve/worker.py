@@ -1,6 +1,4 @@
-"""Makes images for many requests at once: threads decode and encode, one thread runs the network on batches of all that
-wait. Memory is bounded by a budget of pixels. Needs no web server.
-"""
+"""Makes images for many requests: threads decode and encode, one thread runs the network on batches of them."""
 
 import queue
 import threading
@@ -25,9 +23,7 @@ if TYPE_CHECKING:  # it imports JAX, which tests with another network do not nee
 
 @dataclass
 class _Inference:
-    """A square for the network, uint8 [size, size, 3], and the future of its prediction."""
-
-    square: np.ndarray
+    square: np.ndarray  # uint8 [size, size, 3]
     attention: bool
     prediction: Future[Any] = field(default_factory=Future)
 
@@ -44,14 +40,13 @@ class Worker:
         if batch_size < 1:
             raise InputError(f"batch_size: must be at least 1, not {batch_size}")
         self.attention = bool(predictor.model.attention)
-        """Whether the network has attention to show."""
         self.size = checked_size(predictor.size)
         """Side of the square that images are resized to, pixels."""
         self.pixels = pixels
         self.on_batch: Callable[[int], object] = lambda size: None
         """Called, in the network's thread, with the number of images in each batch."""
         self._predictor = predictor
-        self._batch_sizes = _batch_sizes(batch_size)
+        self._batch_sizes = [*(1 << power for power in range((batch_size - 1).bit_length())), batch_size]
         self._budget = _Budget(pixels)
         self._queue: queue.SimpleQueue[_Inference | None] = queue.SimpleQueue()
         black = np.zeros((self.size, self.size, 3), np.uint8)
@@ -70,12 +65,11 @@ class Worker:
         return self._network.is_alive()
 
     def submit(self, data: bytes, style: Style) -> Future[bytes]:
-        """Starts to make the image that `style` describes of an image's file.
+        """Returns the future of the file that `style` describes of an image's file.
 
-        Returns:
-          The future of the result's file: the same bytes as `purinet predict` writes if the batch size is 1 (in larger
-          batches floats are rounded differently, and a grey level may differ by one). It may raise InputError: the file
-          is not an image, or damaged; TooManyPixels: it has more than `pixels`, or than the format holds.
+        Its bytes are those that `purinet predict` writes if the batch size is 1; in larger batches floats are rounded
+        differently, and a grey level may differ by one. It may raise InputError: the file is not an image, or damaged;
+        TooManyPixels: it has more than `pixels`, or than the format holds.
         """
         waiting = [data]
         # A cancelled task stays in the pool's queue until its turn, but its upload must not.
@@ -105,16 +99,15 @@ class Worker:
 
     def _run_network(self) -> None:
         while (first := self._queue.get()) is not None:
-            # Requests that arrive while a batch runs join the next one.
-            batch: list[_Inference | None] = [first]
+            batch: list[_Inference | None] = [first]  # requests that arrive while a batch runs join the next one
             with suppress(queue.Empty):
                 while len(batch) < self._batch_sizes[-1]:
                     batch.append(self._queue.get_nowait())
             inferences = [inference for inference in batch if inference is not None]
-            self._predict([inference for inference in inferences if not inference.attention])
-            for inference in inferences:
-                if inference.attention:  # seldom requested, and large: one at a time
-                    self._predict([inference])
+            maps = [inference for inference in inferences if not inference.attention]
+            # Attention is seldom requested, and large: one at a time.
+            for part in (maps, *([inference] for inference in inferences if inference.attention)):
+                self._predict(part)
             if len(inferences) < len(batch):
                 return
 
@@ -135,7 +128,7 @@ class Worker:
 
 
 class _Budget:
-    """An amount that threads share; a thread waits, in turn, until there is enough left."""
+    """An amount that threads share; each waits, in turn, until there is enough left."""
 
     def __init__(self, amount: int) -> None:
         self._left = amount
@@ -154,8 +147,3 @@ class _Budget:
             with self._returned:
                 self._left += amount
                 self._returned.notify()
-
-
-def _batch_sizes(most: int) -> list[int]:
-    """The powers of two below `most`, and `most` itself."""
-    return [*(1 << power for power in range((most - 1).bit_length())), most]
