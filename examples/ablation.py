@@ -1,17 +1,20 @@
-"""What one part brings: two runs that differ by one setting, compared on the pairs that neither has seen.
+"""What one part of the network brings: two runs that differ in it, compared on the pairs that neither has seen.
 
     python examples/ablation.py DUTS-TR.zip mobilenet_v2.npz runs/promotion
 
-The promotion attention against none of it; `scripts/ablation.sh` is the whole table of the paper's parts, by the same
-configuration and the same measuring (docs/ablation.md). Run it again after whatever stopped it and it goes on.
+Compares the promotion attention with no attention. `scripts/ablation.sh` makes the table of all the paper's parts with
+the same configuration and the same measures (docs/ablation.md). Run it again after an interruption and it continues.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from purinet_jax.evaluation.ablation import measure_runs, to_markdown
 from purinet_jax.training import load_config
 from purinet_jax.training.train import train
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+from ablation_table import measure_runs, to_markdown
 
 ROWS = {
     "baseline": ["--config.model.attention=()", "--config.losses.structural=none"],
@@ -22,13 +25,13 @@ ROWS = {
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("init", type=Path, help="the extractor's weights")
+    parser.add_argument("init", type=Path, help="the backbone's weights")
     parser.add_argument("output", type=Path)
     options, overrides = parser.parse_known_args(arguments)
     for name, parts in ROWS.items():
         config = load_config("ablation", [*overrides, *parts])
         state = train(config, options.data, options.output / f"seed{config.seed}" / name, init=options.init)
-        if int(state.step) < config.steps:  # asked to stop
+        if int(state.step) < config.steps:  # the run was asked to stop
             return
     print(to_markdown(measure_runs(options.data, options.output)), end="")
 

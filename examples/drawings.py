@@ -1,10 +1,9 @@
-"""Photographs made into pencil drawings: pairs to fine-tune on (docs/finetune.md), of a kind that no set of salient
-objects has.
+"""Makes photos into pencil drawings: pairs to fine-tune on (docs/finetune.md) that no data set of salient objects has.
 
     python examples/drawings.py DUTS-TR.zip drawings
 
 Takes the 300 pairs of DUTS-TR that were held out when the package's weights were trained: 240 go into drawings/train,
-60 into drawings/test. Masks stay what they are.
+60 into drawings/test. Masks are not changed.
 """
 
 import argparse
@@ -18,13 +17,14 @@ from purinet_jax.data import Pairs, open_pairs
 
 
 def pencil(image: np.ndarray) -> np.ndarray:
-    """uint8 [height, width, 3] → [height, width], dark lines on white: each pixel's grey over the mean around it."""
+    """Returns dark lines on white, uint8 [height, width], of an image [height, width, 3]: each pixel's grey divided by
+    the mean around it."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return cv2.divide(grey, cv2.GaussianBlur(grey, (0, 0), 6), scale=255)
 
 
 def write_drawings(pairs: Pairs, folder: Path) -> None:
-    """Writes each pair's drawing and mask below `folder`, under the pair's name."""
+    """Writes each pair's drawing and mask to `folder`, under the pair's name."""
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(pairs.names):

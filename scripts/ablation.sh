@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What the paper's parts bring: the same network and budget with and without each of them (docs/ablation.md).
-# Hours on two CPU cores, at low priority; run it again after whatever stopped it and it goes on.
+# Takes hours on two CPU cores, at low priority; run it again after an interruption and it continues.
 #   bash scripts/ablation.sh DUTS-TR.zip mobilenet_v2.npz runs/ablation
-# Steps, size and seed, if others are wanted; a further seed's rows join those that are there already:
+# Steps, size and seed can follow; the rows of another seed are added to those that exist:
 #   bash scripts/ablation.sh DUTS-TR.zip mobilenet_v2.npz runs/ablation 1500 160 1
-# Ends in runs/ablation/ablation.md and ablation.json, of all seeds that are there.
-# Overrides at the end go to every row: --config.model.backbone=efficientnet_lite2
+# Writes runs/ablation/ablation.md and ablation.json, over all seeds.
+# Overrides apply to every row: --config.model.backbone=efficientnet_lite2
 set -euo pipefail
 arguments=() overrides=()
 for argument in "$@"; do
@@ -27,7 +27,7 @@ row() { # NAME ATTENTION STRUCTURAL IOU
       --config.model.attention="$2" --config.losses.structural="$3" --config.losses.iou="$4" \
       "${overrides[@]}"
   fi
-  # A run that was asked to stop ends well too, before its last step; the rows that follow wait.
+  # A run that was asked to stop also exits with 0, before its last step.
   [ -d "$run/checkpoints/$steps" ] || exit 0
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, in under ten minutes: the golden tests there, and what the GPU makes of ResNet-50 at 320².
+# Runs the golden tests and `purinet benchmark --accelerator` with ResNet-50 at 320², in under ten minutes on a GPU.
 #   bash scripts/gpu_check.sh gpu_check.json
-# Batches, side and network can be set, to see elsewhere that it runs:
+# Batches, side and network can be set, to try it without a GPU:
 #   PLATFORM=cpu GOLDEN= BACKBONE=mobilenet_v2 CHANNELS=4 SIZE=32 BATCHES=1 bash scripts/gpu_check.sh check.json
 set -euo pipefail
 if [ $# -ne 1 ]; then
@@ -13,7 +13,7 @@ python=python
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
 export JAX_PLATFORMS=$platform JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR-$HOME/.cache/purinet_jax}
 
-# Tests first: numbers of a network that is wrong are worth nothing. Their verdict stands in the file too.
+# Tests first, because the speed of a wrong network means nothing. The file says whether they passed.
 verdict="not run"
 if [ -n "$golden" ]; then
   verdict=passed
@@ -21,24 +21,9 @@ if [ -n "$golden" ]; then
   JAX_DEFAULT_MATMUL_PRECISION=highest timeout 170 "$python" -m pytest -q $golden >&2 || verdict="failed with code $?"
 fi
 
-VERDICT=$verdict OUTPUT=$output BACKBONE=${BACKBONE-resnet50} CHANNELS=${CHANNELS-128} SIZE=${SIZE-320} \
-  BATCHES=${BATCHES-1 8 32 64} LIMIT=${LIMIT-360} "$python" - <<'PYTHON'
-import json
-import os
-from pathlib import Path
-
-from purinet_jax.benchmarks.accelerator import benchmark_accelerator
-from purinet_jax.files import write_atomically
-
-result = benchmark_accelerator(
-    backbone=os.environ["BACKBONE"],
-    channels=int(os.environ["CHANNELS"]),
-    size=int(os.environ["SIZE"]),
-    batches=[int(batch) for batch in os.environ["BATCHES"].split()],
-    limit=float(os.environ["LIMIT"]),
-)
-result = {"golden_tests": os.environ["VERDICT"], **result}
-write_atomically(Path(os.environ["OUTPUT"]), (json.dumps(result, indent=2) + "\n").encode())
-PYTHON
+# shellcheck disable=SC2086  # several batch sizes
+result=$("$python" -m purinet_jax.commands.main benchmark --accelerator ${BATCHES-1 8 32 64} --repeats 5 \
+  --backbone "${BACKBONE-resnet50}" --channels "${CHANNELS-128}" --size "${SIZE-320}")
+echo "{ \"golden_tests\": \"$verdict\",${result#\{}" > "$output"
 echo "$output: golden tests $verdict" >&2
 [ "$verdict" = passed ] || [ "$verdict" = "not run" ]

@@ -1,4 +1,4 @@
-"""The ablation: rows that differ in the paper's parts alone, and a table of what their runs reach."""
+"""The ablation: rows that differ only in the paper's parts, and the table of their runs' numbers."""
 
 import json
 import os
@@ -10,20 +10,22 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.project_scripts import ROOT, import_script
 from helpers.tiny import tiny_model, tiny_state, tiny_variables
 from helpers.training_runs import made_small, tiny_config
 
 from purinet_jax.data import open_pairs, write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.evaluation.ablation import AblationRow, measure_runs, to_json, to_markdown
-from purinet_jax.network.model import build_model
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.prediction.predictor import Predictor
 from purinet_jax.training import checkpoints
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.losses import Objective
 from purinet_jax.weights.runs import HELD_OUT
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "ablation.sh"
+SCRIPT = ROOT / "scripts" / "ablation.sh"
+TABLE = import_script("ablation_table")
+BOTH = ("promotion", "rectification")
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_script(tmp_path: Path, *arguments: str, stopped: str = "none") -> list[list[str]]:
-    """The commands that the script runs, where training makes its last checkpoint unless it is `stopped`."""
+    """The commands that the script runs; training writes its last checkpoint unless the row is `stopped`."""
     programs = tmp_path / "programs"
     programs.mkdir(exist_ok=True)
     log = tmp_path / "log"
@@ -52,7 +54,7 @@ def run_script(tmp_path: Path, *arguments: str, stopped: str = "none") -> list[l
     return [shlex.split(line) for line in log.read_text().splitlines()]
 
 
-def test_the_script_trains_each_row_once_and_rows_differ_in_their_parts_alone(tmp_path: Path) -> None:
+def test_the_script_trains_each_row_once_and_rows_differ_only_in_their_parts(tmp_path: Path) -> None:
     output = tmp_path / "runs"
     arguments = ["data.zip", "init.npz", str(output), "4", "32", "1", "--config.model.backbone=tiny"]
     stopped = run_script(tmp_path, *arguments, stopped="rectification")
@@ -76,7 +78,7 @@ def test_the_script_trains_each_row_once_and_rows_differ_in_their_parts_alone(tm
             1,
             "tiny",
         )
-        build_model(config["model"])
+        ModelConfig.from_dict(config["model"]).build()
         Objective(**config["losses"])
         name = Path(command[command.index("-o") + 1]).name
         found[name] = config["model"].pop("attention"), config["losses"].pop("structural"), config["losses"].pop("iou")
@@ -84,27 +86,26 @@ def test_the_script_trains_each_row_once_and_rows_differ_in_their_parts_alone(tm
             "model": config["model"],
             "losses": config["losses"],
         }
-    both = ("promotion", "rectification")
     assert found == {
         "baseline": ((), "none", False),
         "promotion": (("promotion",), "none", False),
         "rectification": (("rectification",), "none", False),
-        "attentions": (both, "none", False),
+        "attentions": (BOTH, "none", False),
         "structural": ((), "region", False),
-        "all": (both, "region", False),
-        "ssim": (both, "ssim", False),
-        "iou": (both, "none", True),
+        "all": (BOTH, "region", False),
+        "ssim": (BOTH, "ssim", False),
+        "iou": (BOTH, "none", True),
     }
 
 
 def arguments_of(config: dict) -> list[str]:
-    """The overrides that all rows have in common."""
+    """The overrides of all rows."""
     return ["--config.steps=4", "--config.data.size=32", "--config.seed=1", "--config.model.backbone=tiny"]
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[Path, Path]:
-    """A data set, and the folder of two rows' runs, one of them with two seeds; networks were drawn, not trained."""
+    """A data set, and the folder of two rows' runs, one of them with two seeds; the networks are not trained."""
     data = write_synthetic(tmp_path / "data", 5, size=(40, 60), seed=0)
     output = tmp_path / "runs"
     names = open_pairs(data).names
@@ -116,20 +117,21 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
         (run / HELD_OUT).write_text("".join(f"{name}\n" for name in names[seed : seed + 2]))
         state = replace(tiny_state(attention=attention), step=jnp.asarray(6))
         with checkpoints.open_checkpoints(run, 1) as checkpointer:
-            checkpoints.save_checkpoint(checkpointer, state, {"config": config.to_dict()}, None)
+            record = checkpoints.RunRecord(config.to_dict(), data="", bad=[])
+            checkpoints.save_checkpoint(checkpointer, state, record, None)
             checkpointer.wait()
     return data, output
 
 
 @pytest.mark.slow
-def test_rows_are_measured_on_what_their_runs_held_out(runs: tuple[Path, Path]) -> None:
+def test_rows_are_measured_on_the_pairs_that_their_runs_held_out(runs: tuple[Path, Path]) -> None:
     data, output = runs
-    rows = measure_runs(data, output, progress=False)
+    rows = TABLE.measure_runs(data, output, progress=False)
     assert [(row.name, row.attention, row.structural, row.iou, row.seeds) for row in rows] == [
         ("baseline", (), "none", False, (0, 1)),
         ("promotion", ("promotion",), "none", False, (0,)),
     ]
-    # By hand: both pairs of seed 1, stretched as the protocol says.
+    # By hand: both pairs of seed 1, stretched as in the protocol.
     pairs = open_pairs(data)
     predictor = Predictor(tiny_model(attention=()), tiny_variables(), 32)
     errors = []
@@ -138,25 +140,25 @@ def test_rows_are_measured_on_what_their_runs_held_out(runs: tuple[Path, Path]) 
         stretched = (saliency - saliency.min()) / np.ptp(saliency)
         errors.append(np.abs(stretched - pairs[index]["mask"]).mean())
     assert rows[0].numbers["mae"][1] == pytest.approx(np.mean(errors), abs=0.01)
-    assert json.loads(to_json(rows))[1]["numbers"]["mae"] == list(rows[1].numbers["mae"])
+    assert json.loads(TABLE.to_json(rows))[1]["numbers"]["mae"] == list(rows[1].numbers["mae"])
 
     config = output / "seed0" / "promotion" / "config.json"
     settings = json.loads(config.read_text())
     for change, message in (({"steps": 7}, "config.steps is 7, but 6 in"), ({"dtype": "bfloat16"}, "config.dtype")):
         config.write_text(json.dumps(settings | change))
         with pytest.raises(InputError, match=f"promotion: {message}"):
-            measure_runs(data, output, progress=False)
+            TABLE.measure_runs(data, output, progress=False)
     with pytest.raises(InputError, match="no runs in its folders"):
-        measure_runs(data, output / "seed0", progress=False)
+        TABLE.measure_runs(data, output / "seed0", progress=False)
 
 
-def test_the_table_shows_what_each_part_brings() -> None:
+def test_the_table_shows_the_effect_of_each_part() -> None:
     numbers = dict.fromkeys(("weighted_f", "s_measure", "f_max", "boundary_iou"), (0.8,))
     rows = [
-        AblationRow("baseline", (), "none", False, (0,), {"mae": (0.05,), **numbers}),
-        AblationRow("all", ("promotion", "rectification"), "region", False, (0, 1), {"mae": (0.044, 0.046), **numbers}),
+        TABLE.AblationRow("baseline", (), "none", False, (0,), {"mae": (0.05,), **numbers}),
+        TABLE.AblationRow("all", BOTH, "region", False, (0, 1), {"mae": (0.044, 0.046), **numbers}),
     ]
-    assert to_markdown(rows) == (
+    assert TABLE.to_markdown(rows) == (
         "| row | promotion | rectification | structural | IoU | seeds | MAE ↓ | ΔMAE | wF ↑ | S ↑ | maxF ↑ | BIoU ↑ |\n"
         "| --- | --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| baseline |  |  |  |  | 0 | 0.0500 | +0.0000 | .800 | .800 | .800 | .800 |\n"

@@ -1,5 +1,5 @@
-"""Whole data sets measured, from a network and from files: the same numbers for any number of workers, and every stray
-file named."""
+"""Evaluation of networks and of maps from files on data sets: equal numbers for any number of workers, and every file
+without a counterpart named."""
 
 import json
 import os
@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parent / "fixtures" / "golden" / "metrics"
 
 
 class Red:
-    """Stands in for a predictor: the "network" answers each pixel's red."""
+    """A predictor whose map is each pixel's red."""
 
     size = 16
 
@@ -46,7 +46,7 @@ def red_network() -> Network:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data set of five pairs in `set`, and the maps that `Red` makes of it in `red`."""
+    """A data set of five pairs in `set`, and the maps that `Red` predicts for it in `red`."""
     generator = np.random.default_rng(0)
     for folder in ("set/images", "set/masks", "red"):
         (tmp_path / folder).mkdir(parents=True)
@@ -54,10 +54,10 @@ def root(tmp_path: Path) -> Path:
         height, width = (int(side) for side in generator.integers(20, 40, 2))
         image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
         grey = generator.choice(np.array([0, 100, 128, 129, 200, 255], np.uint8), (height, width))
-        squashed = (resize_image(image, 16, 16)[..., 0].astype(np.float32) / 255 * 255).astype(np.uint8)
-        saliency = cv2.resize(squashed, (width, height), interpolation=cv2.INTER_LINEAR)
-        for folder, picture in (("set/images", image), ("set/masks", grey), ("red", saliency)):
-            (tmp_path / folder / f"{index}.png").write_bytes(to_png(picture))
+        resized = (resize_image(image, 16, 16)[..., 0].astype(np.float32) / 255 * 255).astype(np.uint8)
+        saliency = cv2.resize(resized, (width, height), interpolation=cv2.INTER_LINEAR)
+        for folder, array in (("set/images", image), ("set/masks", grey), ("red", saliency)):
+            (tmp_path / folder / f"{index}.png").write_bytes(to_png(array))
     return tmp_path
 
 
@@ -129,7 +129,7 @@ def test_each_images_numbers_and_the_worst_images(root: Path) -> None:
     assert result.worst == tuple((name, errors[name]) for name in worst)
 
 
-def test_masks_and_maps_of_every_kind_of_file(root: Path) -> None:
+def test_masks_and_maps_of_every_pixel_format(root: Path) -> None:
     masks, maps = root / "set" / "masks", root / "red"
     for folder in (masks, maps):
         for file in folder.iterdir():
@@ -152,7 +152,7 @@ def test_masks_and_maps_of_every_kind_of_file(root: Path) -> None:
     assert numbers(quietly([open_maps(maps)], [truth])[0]) == expected
 
 
-def test_maps_are_read_as_they_stand() -> None:
+def test_maps_are_read_without_rescaling() -> None:
     fine = np.array([[7, 300, 65535]], np.uint16)
     np.testing.assert_array_equal(read_map(to_png(fine)), fine / 65535)
     faint = np.array([[0, 1, 1]], np.uint8)
@@ -173,7 +173,7 @@ def test_empty_and_full_masks_and_constant_maps(tmp_path: Path) -> None:
     errors = {image.name: list(image.numbers[:, 0]) for image in result.per_image}
     assert errors["full"] == [pytest.approx(0.8)] * 2
     assert errors["empty"] == [pytest.approx(0.2)] * 2
-    assert errors["ones"] == [pytest.approx(254 / 255)] * 2  # as it stands, unlike a mask
+    assert errors["ones"] == [pytest.approx(254 / 255)] * 2  # not rescaled, unlike a mask
 
 
 def test_unpaired_maps_and_masks_are_named_or_skipped(root: Path) -> None:
@@ -182,9 +182,9 @@ def test_unpaired_maps_and_masks_are_named_or_skipped(root: Path) -> None:
     maps = open_maps(root / "red", "files")
     with pytest.raises(InputError, match=r"red: in set, no map for 1 mask: 3 and no mask for 1 map: other \(--skip"):
         quietly([network, maps], [truth])
-    whole, part = quietly([network, maps], [truth], skip_unpaired=True)
-    assert (whole.images, part.images) == (5, 4)
-    assert whole.skipped == ()
+    complete, part = quietly([network, maps], [truth], skip_unpaired=True)
+    assert (complete.images, part.images) == (5, 4)
+    assert complete.skipped == ()
     assert [Path(name).name for name in part.skipped] == ["3.png", "other.png"]
     for file in (root / "red").iterdir():
         file.rename(file.with_name(f"another{file.name}"))
@@ -256,7 +256,7 @@ def test_maps_for_several_data_sets_lie_in_folders_of_their_names(root: Path) ->
 
 
 @pytest.mark.parametrize("network", [False, True])
-def test_examples_are_the_images_asked_for(root: Path, network: bool) -> None:
+def test_examples_are_the_requested_images(root: Path, network: bool) -> None:
     truth = open_data(root / "set")
     method = red_network() if network else open_maps(root / "red")
     shown = list(examples(method, truth, ["4", "1"], batch_size=2))
@@ -279,20 +279,20 @@ def test_examples_are_the_images_asked_for(root: Path, network: bool) -> None:
         ("PASCAL-S-masks.zip", "PASCAL-S"),
     ],
 )
-def test_masks_are_called_after_their_data_set(tmp_path: Path, path: str, name: str) -> None:
-    place = tmp_path / path
-    place.parent.mkdir(exist_ok=True)
-    picture = to_png(np.zeros((2, 2), np.uint8))
+def test_masks_are_named_after_their_data_set(tmp_path: Path, path: str, name: str) -> None:
+    masks = tmp_path / path
+    masks.parent.mkdir(exist_ok=True)
+    mask = to_png(np.zeros((2, 2), np.uint8))
     if path.endswith(".zip"):
-        with zipfile.ZipFile(place, "w") as archive:
-            archive.writestr("a.png", picture)
+        with zipfile.ZipFile(masks, "w") as archive:
+            archive.writestr("a.png", mask)
     else:
-        place.mkdir()
-        (place / "a.png").write_bytes(picture)
-    assert open_masks(place).name == name
+        masks.mkdir()
+        (masks / "a.png").write_bytes(mask)
+    assert open_masks(masks).name == name
 
 
-def test_the_papers_numbers_are_given_for_whole_published_sets_alone() -> None:
+def test_the_papers_numbers_are_given_for_complete_published_sets_only() -> None:
     for name in ("DUTS-TE", "duts-te.zip", "duts:test", "DUTS_TE"):
         resnet, vgg = published_numbers(name, 5019)
         assert (resnet.network, resnet.mae, resnet.weighted_f, resnet.f_adaptive) == ("ResNet-50", 0.039, 0.817, 0.829)
@@ -339,12 +339,12 @@ def children(parent: int) -> list[int]:
 def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, how: signal.Signals) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc")
-    picture = to_png(np.random.default_rng(0).integers(0, 256, (500, 600), np.uint8))
+    image = to_png(np.random.default_rng(0).integers(0, 256, (500, 600), np.uint8))
     for index in range(300):
         for folder in ("maps", "masks"):
             (tmp_path / folder).mkdir(exist_ok=True)
-            (tmp_path / folder / f"{index}.png").write_bytes(picture)
-    # Where the tests themselves run in a shell's background, it has told them to ignore Ctrl-C.
+            (tmp_path / folder / f"{index}.png").write_bytes(image)
+    # A shell makes its background processes ignore Ctrl-C, which the tests may be.
     program = (
         "import signal, sys; from purinet_jax.commands.main import main; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
@@ -356,8 +356,8 @@ def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, ho
         while len(workers := children(process.pid)) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert process.stderr is not None
-        process.stderr.read(1)  # the bar: measuring has begun
-        # As a terminal does it, Ctrl-C goes to all processes of the group.
+        process.stderr.read(1)  # progress: measuring has begun
+        # A terminal sends Ctrl-C to all processes of the group.
         os.killpg(process.pid, how) if how == signal.SIGINT else process.kill()
         said = process.stderr.read().decode()
         process.wait(30)

@@ -1,7 +1,6 @@
-"""The examples run, on small networks and pictures, and do what they say."""
+"""The examples run on small networks and images."""
 
 import ast
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,16 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.project_scripts import ROOT, import_script
 from helpers.tiny import tiny_model, tiny_variables
 from helpers.training_runs import made_small, tiny_config, write_config
 from ml_collections import ConfigDict
 from PIL import Image
 
 from purinet_jax.data import open_pairs, write_synthetic
-from purinet_jax.network.model import model_config
-from purinet_jax.weights.convert import save_variables
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.weights.files import save_variables
 
-ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
@@ -36,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         made_small(patch)
-        save_variables(path, tiny_variables(), model_config(tiny_model()), size=16)
+        save_variables(path, tiny_variables(), ModelConfig.from_model(tiny_model()), size=16)
     return path
 
 
@@ -48,17 +47,12 @@ def photo(tmp_path: Path) -> Path:
 
 
 def example(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return import_script(name, "examples")
 
 
 def size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+    with Image.open(path) as image:
+        return image.size
 
 
 def test_own_network_learns_with_both_attentions_and_the_loss() -> None:
@@ -76,7 +70,7 @@ def test_the_gradient_of_a_map_is_that_of_its_mean(weights: Path, photo: Path, t
     assert found.max() > 0
 
 
-def test_an_ensemble_is_its_networks_one_by_one(weights: Path, photo: Path, tmp_path: Path) -> None:
+def test_an_ensemble_equals_its_networks_one_by_one(weights: Path, photo: Path, tmp_path: Path) -> None:
     module = example("ensemble")
     variables = [jax.tree.map(lambda x, k=k: x * (1 + k / 10), dict(tiny_variables())) for k in range(2)]
     images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
@@ -100,7 +94,7 @@ def test_an_exported_network_runs_by_jax_alone(
 
 
 @pytest.mark.slow
-def test_a_loss_of_ones_own_is_minimised_and_logged(tmp_path: Path) -> None:
+def test_a_custom_loss_is_minimised_and_logged(tmp_path: Path) -> None:
     data = write_synthetic(tmp_path / "data", 8, size=(40, 60), seed=0)
     arguments = [str(write_config(tmp_path, tiny_config())), str(data), str(tmp_path / "run")]
     parts = ["--config.model.attention=()", "--config.losses.structural=none", "--config.steps=2"]
@@ -138,11 +132,13 @@ def test_the_ablation_trains_its_rows_with_one_difference_and_measures_them(
 
 
 def state_at(step: int) -> Any:
-    """What `train` returns, as far as the example reads it."""
+    """The part of `train`'s result that the example reads."""
     return type("State", (), {"step": step})
 
 
-def test_drawings_are_the_pairs_held_out_and_keep_their_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawings_are_of_the_pairs_held_out_and_keep_their_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write_synthetic(tmp_path / "data", 12, size=(40, 60), seed=0)
     monkeypatch.setattr("sys.argv", ["drawings.py", str(data), str(tmp_path / "drawings"), "--pairs", "10"])
     example("drawings").main()
@@ -165,7 +161,7 @@ def cells(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_top_to_bottom(path: Path, weights: Path) -> None:
-    # In this process, so that it meets the small network; a cell of settings alone is given smaller ones.
+    # In this process, so that it uses the small network; a cell of settings gets smaller ones.
     smaller = {"steps": 3, "checkpoint": str(weights)}
     namespace: dict[str, Any] = {}
     for cell in cells(path):

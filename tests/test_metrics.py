@@ -49,18 +49,18 @@ def test_pysodmetrics_published_numbers() -> None:
 def test_totals_merge_in_any_grouping() -> None:
     measures = [measure(*read(name), "pysod") for name in PYSOD["images"][:5]]
     halves = sum(measures[:2], Totals("pysod")) + sum(measures[2:], Totals("pysod"))
-    whole = sum(measures, Totals("pysod"))
-    assert halves.images == whole.images == 5
-    for one, other in zip(halves.average(), whole.average(), strict=True):
+    together = sum(measures, Totals("pysod"))
+    assert halves.images == together.images == 5
+    for one, other in zip(halves.average(), together.average(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
     with pytest.raises(InputError, match="no images"):
         Totals("pysod").average()
     with pytest.raises(ValueError, match="two protocols"):
-        whole + Totals("purnet")
+        together + Totals("purnet")
 
 
 def example(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A map and a mask of any size, of every fifth one of the two degenerate."""
+    """A map and a mask of any size; in every fifth example one of the two is degenerate."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 90, 2)
     rows, columns = np.mgrid[:height, :width]
@@ -84,7 +84,7 @@ def test_pysod_equals_pysodmetrics_itself(seed: int) -> None:
 
     saliency, mask = example(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that Fmeasure will go, and of its divisions by nothing
+        warnings.simplefilter("ignore")  # Fmeasure is deprecated and divides by zero
         theirs = {
             name: getattr(py_sod_metrics, name)()
             for name in ("MAE", "Fmeasure", "WeightedFmeasure", "Smeasure", "Emeasure")
@@ -94,7 +94,7 @@ def test_pysod_equals_pysodmetrics_itself(seed: int) -> None:
         results = {name: metric.get_results() for name, metric in theirs.items()}
     f, e = results["Fmeasure"], results["Emeasure"]["em"]
     measures = measure(saliency, mask, "pysod")
-    # Curves run the other way there: from threshold 255 down.
+    # Their curves run from threshold 255 down.
     for ours, curve in (
         (measures.precision, f["pr"]["p"]),
         (measures.recall, f["pr"]["r"]),
@@ -109,7 +109,7 @@ def test_pysod_equals_pysodmetrics_itself(seed: int) -> None:
     s = results["Smeasure"]["sm"]
     if np.isnan(s):
         assert has_empty_quadrant(mask > 128)  # the documented difference
-    elif saliency.min() < saliency.max():  # of a constant map, rounding decides there
+    elif saliency.min() < saliency.max():  # theirs depends on rounding for a constant map
         assert measures.s_measure == pytest.approx(s, abs=1e-6)
     assert 0 <= measures.s_measure <= 1
 
@@ -121,8 +121,8 @@ def has_empty_quadrant(objects: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2), (5, 7), (40, 30)])
 @pytest.mark.parametrize("density", [0.03, 0.3, 0.8])
-def test_scattered_objects_have_the_nearest_pixels_of_scipy(shape: tuple[int, int], density: float) -> None:
-    """Ties are everywhere here, and decide whose error is taken."""
+def test_weighted_f_of_scattered_objects_equals_pysodmetrics(shape: tuple[int, int], density: float) -> None:
+    """Many pixels are equally near here, and which one counts changes the result."""
     from py_sod_metrics import WeightedFmeasure
 
     rng = np.random.default_rng(0)
@@ -150,7 +150,7 @@ def test_e_curve_equals_its_definition(seed: int) -> None:
         assert curve[threshold] == pytest.approx(e, abs=1e-9)
 
 
-def test_floats_of_any_range_measure_as_the_map_that_they_are() -> None:
+def test_float_maps_of_any_range_equal_uint8_maps() -> None:
     saliency, mask = example(4)
     expected = measure(saliency, mask, "purnet")
     for floats in (saliency / np.float32(255), saliency.astype(np.float64) * 3 - 100):
@@ -161,21 +161,23 @@ def test_floats_of_any_range_measure_as_the_map_that_they_are() -> None:
 
 
 @pytest.mark.parametrize("seed", range(1, 5))
-def test_what_does_not_depend_on_place_and_what_not_on_side(seed: int) -> None:
+def test_numbers_that_do_not_depend_on_position_or_orientation(seed: int) -> None:
     saliency, mask = example(seed)
     order = np.random.default_rng(seed).permutation(mask.size)
-    shuffled, flipped, whole = (
+    shuffled, flipped, original = (
         measure(saliency.ravel()[order].reshape(mask.shape), mask.ravel()[order].reshape(mask.shape), "pysod"),
         measure(saliency[::-1, ::-1], mask[::-1, ::-1], "pysod"),
         measure(saliency, mask, "pysod"),
     )
     for name in ("mae", "f_max", "f_mean", "f_adaptive", "e_max", "e_mean", "e_adaptive"):
-        assert getattr(shuffled, name) == pytest.approx(getattr(whole, name), abs=1e-12), name
-    assert flipped.boundary_iou == whole.boundary_iou
-    assert flipped.weighted_f == pytest.approx(whole.weighted_f, abs=1e-2)  # ties fall to the other side
+        assert getattr(shuffled, name) == pytest.approx(getattr(original, name), abs=1e-12), name
+    assert flipped.boundary_iou == original.boundary_iou
+    assert flipped.weighted_f == pytest.approx(
+        original.weighted_f, abs=1e-2
+    )  # of equally near pixels another one counts
 
 
-def test_nothing_to_find_and_nothing_but_object() -> None:
+def test_masks_without_object_or_without_background() -> None:
     saliency = np.tile(np.arange(0, 256, 51, dtype=np.uint8), (4, 1))
     empty, full = np.zeros_like(saliency), np.full_like(saliency, 255)
     for protocol in ("purnet", "pysod"):
@@ -194,7 +196,7 @@ def test_boundary_iou_of_a_moved_square() -> None:
     moved = mask.copy()
     mask[10:40, 10:40] = moved[10:40, 12:42] = 255
     ring = 30 * 30 - 26 * 26
-    common = 2 * 2 * 28  # above and below; the upright strips do not meet
+    common = 2 * 2 * 28  # above and below; the vertical strips do not overlap
     assert measure(moved, mask, "pysod").boundary_iou == pytest.approx(common / (2 * ring - common))
 
 
@@ -230,14 +232,14 @@ def test_mean_absolute_error_of_known_maps() -> None:
         assert measure(mask, mask, protocol).mae == 0
 
 
-def test_maps_are_stretched_to_the_whole_range_but_constant_ones_taken_as_they_are() -> None:
-    mask, ground = RAMP > 100, np.zeros((2, 6), bool)
+def test_maps_are_stretched_to_the_full_range_unless_constant() -> None:
+    mask, empty = RAMP > 100, np.zeros((2, 6), bool)
     for protocol in ("purnet", "pysod"):
         expected = measure(RAMP, mask, protocol).mae
         assert measure(RAMP // 3 + 20, mask, protocol).mae == pytest.approx(expected)
         assert measure(0.1 + RAMP / 1000, mask, protocol).mae == pytest.approx(expected)
-        assert measure(np.full((2, 6), 51, np.uint8), ground, protocol).mae == pytest.approx(0.2)
-        assert measure(np.full((2, 6), 0.2), ground, protocol).mae == pytest.approx(0.2)
+        assert measure(np.full((2, 6), 51, np.uint8), empty, protocol).mae == pytest.approx(0.2)
+        assert measure(np.full((2, 6), 0.2), empty, protocol).mae == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("protocol", "objects"), [("purnet", [0, 0, 0, 0, 0, 1]), ("pysod", [0, 0, 0, 1, 1, 1])])
@@ -248,8 +250,8 @@ def test_protocols_cut_grey_masks_differently(protocol: Any, objects: list[int])
 
 
 @pytest.mark.parametrize("protocol", ["purnet", "pysod"])
-def test_where_in_memory_arrays_lie_does_not_move_the_last_bit(protocol: Any) -> None:
-    """What moves with it differs from process to process, and totals would with the number of workers."""
+def test_numbers_do_not_depend_on_the_addresses_of_arrays(protocol: Any) -> None:
+    """Otherwise totals would differ between processes, and with the number of workers."""
     saliency, mask = read(PYSOD["images"][0])
     expected = measure(saliency, mask, protocol)
     for offset in range(1, 64, 9):
@@ -258,7 +260,7 @@ def test_where_in_memory_arrays_lie_does_not_move_the_last_bit(protocol: Any) ->
             memory = np.empty(array.size + 64, np.uint8)
             moved.append(memory[offset : offset + array.size].reshape(array.shape))
             moved[-1][:] = array
-        kept = [np.empty(1000 * offset) for _ in range(offset)]  # so that what is made inside lies elsewhere, too
+        kept = [np.empty(1000 * offset) for _ in range(offset)]  # so that temporary arrays have other addresses, too
         for one, other in zip(measure(*moved, protocol), expected, strict=True):
             assert np.array_equal(one, other)
         del kept
@@ -276,7 +278,7 @@ def test_a_perfect_map_and_its_mirror_image(protocol: Any) -> None:
     assert (np.diff(recall) <= 0).all()
 
 
-def test_a_mask_of_zeros_and_ones_is_not_all_ground() -> None:
+def test_a_mask_of_zeros_and_ones_is_not_all_background() -> None:
     saliency, mask = example(3)
     assert measure(saliency, mask // 255, "pysod").mae == measure(saliency, mask, "pysod").mae
 
@@ -291,6 +293,6 @@ def test_a_mask_of_zeros_and_ones_is_not_all_ground() -> None:
         (np.full((3, 4), 7.0), np.ones((3, 4), bool), "7"),
     ],
 )
-def test_what_cannot_be_measured_is_named(saliency: np.ndarray, mask: np.ndarray, message: str) -> None:
+def test_unusable_maps_are_refused(saliency: np.ndarray, mask: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         measure(saliency, mask, "pysod", "one.png")

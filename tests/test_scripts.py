@@ -1,4 +1,4 @@
-"""What a newcomer meets first: configs, the scripts and the versions they install."""
+"""Configurations, scripts, and the versions that they install."""
 
 import re
 import subprocess
@@ -16,12 +16,10 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import build_model
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.training.configurations import known_configurations, load_config
 from purinet_jax.training.losses import Objective
 from purinet_jax.training.optim import GROUPS, OptimizerConfig, make_optimizer
-
-# ml_collections loads a config file by a method that Python is about to drop.
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = known_configurations()
@@ -29,21 +27,21 @@ SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_config_loads_and_its_parts_are_what_the_package_takes(name: str) -> None:
+def test_a_config_loads_and_the_package_accepts_its_parts(name: str) -> None:
     config = load_config(name)
     assert isinstance(config, ConfigDict)
-    build_model(config.model)
+    ModelConfig.from_dict(config.model).build()
     Objective(**config.losses)
     make_optimizer(OptimizerConfig(**config.optimizer), config.steps)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_config_says_how_it_is_run(name: str) -> None:
+def test_a_config_says_how_it_is_run(name: str) -> None:
     path = ROOT / "configs" / f"{name}.py"
     (command,) = commands_in(path.read_text())
     parses(command)
     assert f"--config {name} " in command or command.startswith(f"purinet {name} ")
-    # A path still works, and is the same.
+    # A path loads the same configuration.
     assert load_config(str(path)) == load_config(name)
 
 
@@ -55,7 +53,7 @@ def test_an_unknown_configuration_lists_the_known_ones() -> None:
     assert "base" not in CONFIGS
 
 
-def test_a_configuration_elsewhere_says_what_differs_from_the_base(tmp_path: Path) -> None:
+def test_a_configuration_elsewhere_can_start_from_the_base(tmp_path: Path) -> None:
     path = tmp_path / "own.py"
     path.write_text(
         "from purinet_jax.configs import base\n\n"
@@ -81,7 +79,7 @@ def test_constraints_are_exact_versions_and_cover_the_dependencies() -> None:
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==\d[\w.]*", line)] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = [Requirement(x) for x in (*project["dependencies"], *project["optional-dependencies"]["test"])]
-    assert [str(x) for x in requirements if ">=" not in str(x)] == []  # what `scripts/test.sh --lowest` would not find
+    assert [str(x) for x in requirements if ">=" not in str(x)] == []  # which `scripts/test.sh --lowest` could not test
     versions = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
     assert len(versions) == len(lines)
     assert [str(x) for x in requirements if not x.specifier.contains(versions[canonicalize_name(x.name)])] == []
@@ -98,8 +96,8 @@ def contact_sheet() -> ModuleType:
     return import_script("contact_sheet")
 
 
-def test_contact_sheet_puts_each_image_beside_its_own_mask_and_map(contact_sheet: ModuleType, tmp_path: Path) -> None:
-    # Of the k-th image, every picture has a colour of its own; images are wider than high and get fitted.
+def test_the_contact_sheet_aligns_each_image_with_its_mask_and_map(contact_sheet: ModuleType, tmp_path: Path) -> None:
+    # The k-th image, mask and map have different colours; they are wider than high and padded to squares.
     colours = {"images": 60, "masks": 120, "maps": 180}
     for folder, value in colours.items():
         (tmp_path / folder).mkdir()

@@ -1,4 +1,4 @@
-"""Evaluations as text: each number with its protocol, the paper's where they belong, and every form well-formed."""
+"""Evaluations as tables: every number with its protocol, the paper's numbers where comparable, every format valid."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ from purinet_jax.evaluation.tables import (
 
 
 def totals(protocol: Protocol, images: int, value: float) -> Totals:
-    """Of images all of whose numbers are `value`, but a weighted F of 1."""
+    """The totals of images whose numbers are all `value`, but a weighted F of 1."""
     curve = np.full(256, value * images)
     sums = [value * images] * 8
     return Totals(protocol, images, Measures(*sums, curve, curve, curve, curve)._replace(weighted_f=images))
@@ -38,7 +38,7 @@ DUTS = [evaluation("ours", "DUTS-TE", 5019), evaluation("R_1 & Co", "DUTS-TE", 5
 PART = [evaluation("ours", "part", 7)]
 
 
-def test_rows_are_by_data_set_and_protocol_with_the_papers_numbers_below_purnet_ones() -> None:
+def test_rows_are_grouped_by_data_set_and_protocol_and_the_papers_numbers_follow_purnet_ones() -> None:
     rows = table_rows([*DUTS, *PART])
     assert [(row.data_set, row.protocol, row.method, row.source) for row in rows] == [
         ("DUTS-TE", "purnet", "ours", "measured"),
@@ -55,7 +55,7 @@ def test_rows_are_by_data_set_and_protocol_with_the_papers_numbers_below_purnet_
     assert [row.images for row in rows] == [5019] * 6 + [7] * 2
 
 
-def test_a_part_of_a_published_set_has_no_papers_row_and_is_called_a_part() -> None:
+def test_an_incomplete_published_set_has_no_rows_of_the_paper_and_a_note() -> None:
     part = evaluation("ours", "DUTS-TE", 300, skipped=("a.png", "b.png", "c.png", "d.png"))
     assert {row.source for row in table_rows([part])} == {"measured"}
     assert [row.skipped for row in table_rows([part])] == [4, 4]
@@ -66,7 +66,7 @@ def test_a_part_of_a_published_set_has_no_papers_row_and_is_called_a_part() -> N
     assert notes([*DUTS, *PART]) == []
 
 
-def test_text_is_aligned_and_parts_what_cannot_be_compared() -> None:
+def test_text_is_aligned_and_separates_protocols() -> None:
     lines = to_text(table_rows([*DUTS, *PART])).splitlines()
     assert " ".join(lines[0].split()) == "data set protocol method images MAE wF S maxF meanF adpF maxE meanE adpE BIoU"
     assert lines[1].split() == ["DUTS-TE", "purnet", "ours", "5,019", ".250", "1.000", *[".250"] * 8]
@@ -109,7 +109,7 @@ def test_json_and_csv_hold_all_digits() -> None:
     assert [row["protocol"] for row in read] == ["purnet", "purnet", "purnet", "pysod"]
 
 
-def test_each_images_numbers_come_the_worst_first() -> None:
+def test_each_images_numbers_are_sorted_by_descending_error() -> None:
     generator = np.random.default_rng(0)
     evaluations, errors = [], {}
     for method in ("one", "two"):

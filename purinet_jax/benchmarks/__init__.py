@@ -1,3 +1,3 @@
-"""What `purinet benchmark` measures, one module per room. Each gives JSON: medians, and ratios to something that
-is timed in turn in the same run, since a machine's own speed drifts.
+"""Speed and memory, as `purinet benchmark` measures them: JSON values, medians, with the machine and the settings. What
+developers measure besides is in the folder `benchmarks` of the repository.
 """

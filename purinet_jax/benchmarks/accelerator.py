@@ -1,155 +1,117 @@
-"""What an accelerator makes of the network: inference and train step over batch sizes and precisions, beside what its
-matrix products reach. Programs are compiled several at a time, ahead of being timed: compiling takes most of the time.
+"""Inference and train step on an accelerator, over batch sizes and precisions, relative to the rate of its matrix
+products. Programs are compiled in several threads, ahead of being timed, because compiling takes most of the time.
 """
 
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from purinet_jax.benchmarks.machine import describe_machine, milliseconds, peak_memory
-from purinet_jax.training.losses import Objective
+import jax
+import jax.numpy as jnp
+
+from purinet_jax.benchmarks.machine import heading, milliseconds, peak_memory, say
+from purinet_jax.benchmarks.network import lower_train_step
+from purinet_jax.devices import matrix_product_rate
+from purinet_jax.files import one_line
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.network.flops import forward_flops, train_step_flops
+from purinet_jax.network.inference import saliency_maps
 
 PRECISIONS = {
     "float32": ("float32", "highest"),
     "tensorfloat32": ("float32", "tensorfloat32"),
     "bfloat16": ("bfloat16", "default"),
 }
-"""What is measured: convolutions' dtype, and `jax_default_matmul_precision`."""
+"""By name, what convolutions compute in and `jax_default_matmul_precision`."""
 
 
 def benchmark_accelerator(
-    *,
-    backbone: str = "resnet50",
-    channels: int = 128,
-    size: int = 320,
-    batches: Sequence[int] = (1, 8, 32, 64),
-    repeats: int = 5,
-    limit: float = 420.0,
+    config: ModelConfig, *, size: int, batches: Sequence[int], repeats: int, limit: float = 360.0
 ) -> dict[str, Any]:
-    """Times the level-1 answer and the train step (stage 3's losses, SGD) on the first device.
+    """Times the finest map and the train step (stage 3's losses, SGD) on the first device.
 
     Args:
-      backbone, channels, size: as in `benchmark_network`.
+      config: the network.
+      size: side of the square images in pixels.
       batches: images at a time.
       repeats: timed runs of each.
-      limit: seconds after which nothing more is begun; what is missing then has `not_measured` as its result.
+      limit: seconds after which nothing more is started; rows that are left say `not_measured` and why.
 
     Returns:
-      JSON values: `ceilings`, TFLOP/s of a matrix product by precision; `rows`, each with images per second, `share` of
-      the ceiling that the counted work is (three forward passes for a step), and the program's memory in MiB; and the
-      process's peak.
+      JSON values: `ceilings_tflops`, the rate of a matrix product by precision; `rows`, each with images per second,
+      `share` of that rate, and the program's memory in MiB; and the process's peak memory.
     """
-    import jax
-
-    from purinet_jax.devices import matrix_product_rate
-    from purinet_jax.network.flops import forward_flops
-    from purinet_jax.network.model import build_model
-
     end = time.monotonic() + limit
-    model = build_model({"backbone": backbone, "channels": channels})
-    settings = {"backbone": backbone, "channels": channels, "size": size, "repeats": repeats}
-    # Small ones first, so that a limit costs the large ones.
-    wanted = [
-        (batch_size, precision, kind)
-        for batch_size in batches
-        for precision in PRECISIONS
-        for kind in ("level1_inference", "train_step")
-    ]
-    ceilings, rows = {}, []
+    result = heading({"model": config.to_dict(), "size": size, "repeats": repeats})
+    flops = {
+        "level1_inference": forward_flops(config.build(), size, finest_only=True),
+        "train_step": train_step_flops(config.build(), size),
+    }
+    # Small batches first, so that the limit cuts off the large ones.
+    wanted = [(batch_size, precision, kind) for batch_size in batches for precision in PRECISIONS for kind in flops]
+    rates, rows = {}, []
     for precision, (dtype, products) in PRECISIONS.items():
         matrix_product_rate.cache_clear()
         with jax.default_matmul_precision(products):
-            ceilings[precision] = matrix_product_rate(dtype)
+            rates[precision] = matrix_product_rate(dtype)
     with ThreadPoolExecutor(8 if jax.default_backend() != "cpu" else 1) as pool:
-        compiled = [
-            pool.submit(_compiled, backbone, channels, size, count, precision, kind, end)
-            for count, precision, kind in wanted
-        ]
-        for (batch_size, precision, kind), future in zip(wanted, compiled, strict=True):
-            print(f"measuring {kind}, {precision}, batch {batch_size} …", file=sys.stderr, flush=True)
+        programs = [pool.submit(_compile, config, size, *each, end) for each in wanted]
+        for (batch_size, precision, kind), program in zip(wanted, programs, strict=True):
+            say(f"measuring {kind}, {precision}, batch {batch_size}")
             row: dict[str, Any] = {"kind": kind, "precision": precision, "batch_size": batch_size}
-            rows.append(row)
             try:
-                program = future.result()
-                if program is None or time.monotonic() > end:
-                    row["not_measured"] = "the time was up"
-                    continue
-                run, memory = program
-                run()
-                seconds = statistics.median(milliseconds(run) for _ in range(repeats)) / 1000
-            except jax.errors.JaxRuntimeError as error:  # most likely out of memory
-                row["not_measured"] = str(error).splitlines()[0]
-                continue
-            work = forward_flops(model, size) * (3 if kind == "train_step" else 1) * batch_size
-            row |= {
-                "images_per_second": round(batch_size / seconds, 2),
-                "ms": round(seconds * 1000, 2),
-                "share": round(work / seconds / ceilings[precision], 3),
-                "program_mib": memory,
-            }
-    device = jax.devices()[0]
-    return {
-        "machine": {**describe_machine(), "device": device.device_kind, "jax": jax.__version__},
-        "date": time.strftime("%Y-%m-%d"),
-        "settings": settings,
-        "forward_gflop_per_image": round(forward_flops(model, size) / 1e9, 2),
-        "ceilings_tflops": {precision: round(rate / 1e12, 3) for precision, rate in ceilings.items()},
-        "rows": rows,
-        **peak_memory(device),
-    }
+                seconds, memory = _time(*program.result(), repeats, end)
+                row["images_per_second"] = round(batch_size / seconds, 2)
+                row["ms"] = round(seconds * 1000, 2)
+                row["share"] = round(flops[kind] * batch_size / seconds / rates[precision], 3)
+                row["program_mib"] = memory
+            except (TimeoutError, jax.errors.JaxRuntimeError) as error:  # the latter most likely out of memory
+                row["not_measured"] = one_line(error)
+            rows.append(row)
+    result["gflop_per_image"] = {kind: round(number / 1e9, 2) for kind, number in flops.items()}
+    result["ceilings_tflops"] = {precision: round(rate / 1e12, 3) for precision, rate in rates.items()}
+    return {**result, "rows": rows, **peak_memory(jax.devices()[0])}
 
 
-def _compiled(
-    backbone: str, channels: int, size: int, count: int, precision: str, kind: str, end: float
-) -> tuple[Callable[[], None], int] | None:
-    """A call that runs a program once, and the MiB that it needs; None where the time is up."""
-    import jax
-    import jax.numpy as jnp
-
-    from purinet_jax.network.inference import saliency_maps
-    from purinet_jax.network.model import build_model
-    from purinet_jax.training.optim import OptimizerConfig, make_optimizer
-    from purinet_jax.training.step import create_state, train_step
-
-    if time.monotonic() > end:
-        return None
+def _compile(
+    config: ModelConfig, size: int, batch_size: int, precision: str, kind: str, end: float
+) -> tuple[jax.stages.Lowered, jax.stages.Compiled]:
+    _check_time(end)
     dtype, products = PRECISIONS[precision]
-    model = build_model({"backbone": backbone, "channels": channels}, dtype=jnp.dtype(dtype))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    optimizer = make_optimizer(OptimizerConfig(), 1000)
-
-    def variables() -> Any:
-        return jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), dict(shapes))
-
-    def batch() -> dict[str, Any]:
-        return {
-            "image": jnp.full((count, size, size, 3), 128, jnp.uint8),
-            "mask": jnp.ones((count, size, size, 1), jnp.uint8),
-            "superpixels": jnp.zeros((count, size, size), jnp.int32),
-        }
-
-    state_of = jax.jit(lambda: create_state(model, variables(), optimizer, Objective()))
+    model = config.build(dtype=jnp.dtype(dtype))
     with jax.default_matmul_precision(products):
         if kind == "train_step":
-            step = jax.jit(train_step, donate_argnums=0)
-            program = step.lower(jax.eval_shape(state_of), jax.eval_shape(batch)).compile()
+            lowered = lower_train_step(model, batch_size, size)
         else:
-            answer = jax.jit(lambda variables, images: saliency_maps(model, variables, images))
-            program = answer.lower(jax.eval_shape(variables), jax.eval_shape(batch)["image"]).compile()
-    held: dict[str, Any] = {}  # made when it is run first: what waits to be timed takes no memory
+            variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+            images = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+            lowered = saliency_maps.lower(model, dict(variables), images)
+        return lowered, lowered.compile()
+
+
+def _time(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, repeats: int, end: float) -> tuple[float, int]:
+    """Median seconds of a program, and the MiB that it needs."""
+    _check_time(end)
+    # Speed does not depend on the values. Made here, so that programs which wait to be timed take no memory.
+    (first, second), _ = jax.tree.map(
+        lambda x: jnp.full(x.shape, 0.01 if jnp.issubdtype(x.dtype, jnp.floating) else 1, x.dtype), lowered.args_info
+    )
 
     def run() -> None:
-        if not held:
-            held["batch"] = batch()
-            held["given"] = state_of() if kind == "train_step" else variables()
-        if kind == "train_step":
-            held["given"], _ = jax.block_until_ready(program(held["given"], held["batch"]))
-        else:
-            jax.block_until_ready(program(held["given"], held["batch"]["image"]))
+        nonlocal first
+        result = jax.block_until_ready(compiled(first, second))
+        if isinstance(result, tuple):  # a train step, which was given its state
+            first = result[0]
 
-    analysis: Any = program.memory_analysis()
+    run()
+    seconds = statistics.median(milliseconds(run) for _ in range(repeats)) / 1000
+    analysis: Any = compiled.memory_analysis()
     memory = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-    return run, (memory - analysis.alias_size_in_bytes) // 2**20
+    return seconds, (memory - analysis.alias_size_in_bytes) // 2**20
+
+
+def _check_time(end: float) -> None:
+    if time.monotonic() > end:
+        raise TimeoutError("the time was up")

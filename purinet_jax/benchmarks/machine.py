@@ -1,4 +1,4 @@
-"""What all benchmarks share: a clock, peak memory, and the machine that the numbers belong to."""
+"""What benchmarks share: a clock, peak memory, fresh processes, and the machine that the numbers belong to."""
 
 import multiprocessing
 import os
@@ -6,65 +6,70 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
+
+from purinet_jax.devices import usable_cores
 
 _Result = TypeVar("_Result")
 
 
 def milliseconds(run: Callable[[], Any]) -> float:
-    """How long one call takes."""
+    """Returns how long one call takes."""
     start = time.perf_counter()
     run()
     return (time.perf_counter() - start) * 1000
 
 
 def in_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
-    """What a function of a module gives in a fresh process, whose peak memory and devices are its own."""
+    """Returns the result of a module's function in a fresh process, whose peak memory and devices are its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
+def say(what: str) -> None:
+    """Prints a line of progress on standard error."""
+    print(f"{what} …", file=sys.stderr, flush=True)
+
+
+def heading(settings: Mapping[str, Any], *, uses_jax: bool = True) -> dict[str, Any]:
+    """Returns what a result starts with: the machine, the date and the settings."""
+    described = {**describe_machine(), **(in_process(describe_device) if uses_jax else {})}
+    return {"machine": described, "date": time.strftime("%Y-%m-%d"), "settings": dict(settings)}
+
+
 def describe_machine() -> dict[str, Any]:
-    """Processor, its clock in MHz (null where it is not known), cores, how many of them this process may use, and
-    Python's version, as JSON values."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    clock = _processor_says("cpu MHz")
+    """Processor, its clock in MHz (null if unknown), cores, how many of them this process may use, Python's version."""
+    # What Linux says of the first core comes last here, and so counts.
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    core = {key.strip(): value.strip() for key, colon, value in (x.partition(":") for x in reversed(lines)) if colon}
+    clock = core.get("cpu MHz")
     return {
-        "processor": _processor_says("model name") or platform.processor(),
+        "processor": core.get("model name") or platform.processor(),
         "clock_mhz": round(float(clock)) if clock else None,
         "cores": os.cpu_count(),
-        "threads": threads,
+        "threads": usable_cores(),
         "python": platform.python_version(),
     }
 
 
-def matrix_product_gflops() -> float:
-    """10⁹ operations a second of a 1536³ float32 matrix product, a multiply-add being two: the best of ten runs."""
+def describe_device() -> dict[str, str]:
+    """Returns the kind of the first device and JAX's version. Starts JAX, which may reserve the device's memory."""
     import jax
-    import jax.numpy as jnp
 
-    side = 1536
-    matrix = jnp.ones((side, side))
-    product = jax.jit(jnp.matmul)
-    times = [milliseconds(lambda: jax.block_until_ready(product(matrix, matrix))) for _ in range(11)]
-    return 2 * side**3 / (min(times[1:]) * 1e6)
+    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
 
 
 def peak_memory(device: Any = None) -> dict[str, int]:
-    """Peak memory of this process and, where a JAX device is given that has its own, of the device, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"peak_memory_mib": peak // (1024 if sys.platform == "linux" else 1024**2)}
-    statistics_of_device = device.memory_stats() if device is not None else None
-    if statistics_of_device and "peak_bytes_in_use" in statistics_of_device:
-        memory["peak_device_memory_mib"] = statistics_of_device["peak_bytes_in_use"] // 1024**2
+    """Peak memory in MiB of this process and, given a JAX device with memory of its own, of the device."""
+    memory = {"peak_memory_mib": peak_mib(resource.getrusage(resource.RUSAGE_SELF))}
+    of_device = device.memory_stats() if device is not None else None
+    if of_device and "peak_bytes_in_use" in of_device:
+        memory["peak_device_memory_mib"] = of_device["peak_bytes_in_use"] // 2**20
     return memory
 
 
-def _processor_says(key: str) -> str | None:
-    """What Linux tells about the first core under this key."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith(key))
-    except (OSError, StopIteration):
-        return None
+def peak_mib(usage: resource.struct_rusage) -> int:
+    """The peak memory in a process's resource usage, in MiB; its unit depends on the system."""
+    return usage.ru_maxrss // (2**10 if sys.platform == "linux" else 2**20)

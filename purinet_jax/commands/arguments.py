@@ -1,4 +1,4 @@
-"""What several commands take: numbers in a range, named paths, how a network is run, and the device it must run on."""
+"""Arguments of several commands: numbers in a range, named paths, how a network is run, and the required device."""
 
 import argparse
 import logging
@@ -8,19 +8,17 @@ logger = logging.getLogger(__name__)
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of commands that predict."""
+    """Adds the arguments of commands that predict."""
     parser.add_argument("--batch", type=positive, default=1, help="images at a time (default 1)")
     parser.add_argument(
-        "--size",
-        type=positive,
-        help="side that images are squashed to (default: that of training, or 320)",
+        "--size", type=positive, help="side that images are resized to (default: that of training, or 320)"
     )
     add_require(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bars, and no word on the device")
+    parser.add_argument("--quiet", action="store_true", help="no progress, and no line on the device")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, use: str = "") -> None:
-    """Of commands that load one network; `use` stands before what may be named."""
+    """Adds the argument of commands that load one network; its help starts with `use`."""
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -30,18 +28,18 @@ def add_checkpoint(parser: argparse.ArgumentParser, use: str = "") -> None:
 
 
 def add_require(parser: argparse.ArgumentParser) -> None:
-    """Of commands that use an accelerator where there is one."""
+    """Adds the argument of commands that use an accelerator if there is one."""
     parser.add_argument("--require", choices=("gpu", "tpu"), help="refuse to run on anything else")
 
 
 def say_devices(description: str, quiet: bool = False) -> None:
-    """The line that says what a command runs on."""
+    """Logs what a command runs on."""
     if not quiet:
         logger.info("running on %s", description)
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """An integer of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -49,7 +47,7 @@ def positive(text: str) -> int:
 
 
 def share(text: str) -> float:
-    """A number between 0 and 1, neither of them."""
+    """A number between 0 and 1, exclusive."""
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
@@ -57,7 +55,7 @@ def share(text: str) -> float:
 
 
 def not_negative(text: str) -> int:
-    """A whole number of at least 0."""
+    """An integer of at least 0."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
@@ -65,7 +63,7 @@ def not_negative(text: str) -> int:
 
 
 def named(text: str) -> tuple[str | None, Path]:
-    """NAME=PATH in its parts; no name where there is only a path, which may hold an equals sign itself."""
+    """Splits NAME=PATH; the name is None for a path alone, which may contain an equals sign itself."""
     name, _, path = text.partition("=")
     if not name or not path or "/" in name or Path(text).exists():
         return None, Path(text)

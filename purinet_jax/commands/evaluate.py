@@ -1,4 +1,4 @@
-"""`purinet evaluate`: networks, or maps from files, measured on data sets."""
+"""`purinet evaluate`: measures networks, or maps from files, on data sets."""
 
 import argparse
 import sys
@@ -15,35 +15,38 @@ EXAMPLES = """examples:
   purinet evaluate --maps U2Net/ BASNet=downloads/basnet.zip --masks DUTS-TE/DUTS-TE-Mask --plots plots
   purinet evaluate --checkpoint ours=runs/stage3 --maps U2Net/ --data DUTS-TE.zip --per-image images.csv --latex
 
-Every number follows one of two protocols, and numbers of different protocols cannot be compared. purnet is the released
-code's, which the paper's tables use: all but a mask's brightest value is ground, F is that of the mean precision and
-recall, maps of another size are resized. pysod is PySODMetrics', which most of the field uses: object is above 128, F
-is the mean of the images', maps of another size are refused.
+Numbers of different protocols cannot be compared. purnet is that of the released code and the paper's tables: all but a
+mask's brightest value is background, F is that of the mean precision and recall, maps of another size are resized.
+pysod is that of PySODMetrics, which most of the field uses: the object is above 128, F is the mean of the images', maps
+of another size are refused.
 wF is weighted F, S the S-measure; F and E are the largest and the mean over all thresholds, and those at twice the
 map's mean (adp); BIoU is the boundary IoU of the map cut at half.
-Maps have the names of their masks but for the ending; for several sets, each set's lie in a folder of its name.
-Methods are called after their folders or files, and as NAME if written NAME=PATH; so are data sets. The paper's numbers
-stand beside those of a set that has the published name and number of pairs."""
+Maps have the names of their masks but for the extension; for several data sets, in folders named after them. Methods
+and data sets are named after their folders or files, or NAME if written NAME=PATH. The paper's numbers are added to
+those of a data set with the published name and number of pairs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments."""
+    """Adds the command's own arguments."""
     parser.add_argument(
         "--checkpoint",
         nargs="+",
         default=[],
         metavar="RUN|FILE|NAME",
-        help="networks: runs' folders, files of weights, or the package's: context (the default without --maps), lite",
+        help="networks: folders of runs, files of weights, or context (the default without --maps) or lite",
     )
     parser.add_argument("--maps", nargs="+", default=[], metavar="DIR|ZIP", help="maps from files, one method each")
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--data", nargs="+", metavar="DIR|ZIP", help="data sets: pairs of image and mask")
-    truth.add_argument("--masks", metavar="DIR|ZIP", help="masks alone, for --maps")
+    truth.add_argument("--masks", metavar="DIR|ZIP", help="masks without images, for --maps")
     parser.add_argument(
-        "--protocol", choices=("purnet", "pysod", "both"), default="both", help="whose rules to follow (default both)"
+        "--protocol",
+        choices=("purnet", "pysod", "both"),
+        default="both",
+        help="the protocol of the numbers (default both)",
     )
     parser.add_argument(
-        "--skip-unpaired", action="store_true", help="leave out files without a counterpart, and say how many"
+        "--skip-unpaired", action="store_true", help="leave out files without a counterpart, and report them"
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON, with all digits, instead of a table")
@@ -54,19 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--per-image",
         type=Path,
         metavar="FILE.csv",
-        help="write each image's numbers, the worst mean absolute error (of the first protocol) first",
+        help="write each image's numbers, by descending mean absolute error (of the first protocol)",
     )
     parser.add_argument(
         "--plots",
         type=Path,
         metavar="DIR",
-        help="draw curves of precision, recall, F and E, and the 16 worst images (by the same order)",
+        help="draw curves of precision, recall, F and E, and the 16 worst images",
     )
     parser.add_argument(
         "--workers",
         type=not_negative,
         default=usable_cores(),
-        help="processes that measure (default: as many as CPUs; 0: none but this one)",
+        help="worker processes (default: as many as CPU cores; 0: none)",
     )
     add_network_arguments(parser)
 
@@ -75,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from purinet_jax.evaluation import tables
     from purinet_jax.evaluation.evaluate import PROTOCOLS, evaluate
-    from purinet_jax.evaluation.methods import Maps, Network, open_data, open_maps, open_masks
+    from purinet_jax.evaluation.methods import Network, SavedMaps, open_data, open_maps, open_masks
 
-    # What is asked for must have a place before minutes are spent on it.
+    # Checked before minutes are spent on measuring.
     if arguments.per_image is not None and not arguments.per_image.absolute().parent.is_dir():
         raise InputError(f"{arguments.per_image}: its folder does not exist")
     if arguments.masks is not None:
@@ -85,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         truths = [open_masks(path, name)]
     else:
         truths = [open_data(path, name, arguments.skip_unpaired) for name, path in map(named, arguments.data)]
-    methods: list[Network | Maps] = []
+    methods: list[Network | SavedMaps] = []
     networks = arguments.checkpoint or not arguments.maps
     # Maps from files are measured without JAX.
     uses_jax = networks or arguments.require is not None

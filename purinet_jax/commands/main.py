@@ -1,4 +1,4 @@
-"""`purinet`: chooses the command, sets up what all have in common, and makes exit codes of what they raise."""
+"""`purinet`: parses the command line, configures logging and JAX, and turns errors into exit codes."""
 
 import argparse
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from purinet_jax.commands import benchmark, convert, evaluate, export, finetune, predict, prepare, serve, train
-from purinet_jax.errors import InputError
+from purinet_jax.errors import InputError, RunFailure, outcome
 
 COMMANDS = {
     "prepare": prepare,
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Returns the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="purinet", description="PurNet salient object detection: train, predict, evaluate."
     )
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command in ("train", "finetune"):  # argparse cannot know the settings
+    if arguments.command in ("train", "finetune"):  # argparse does not know the settings
         arguments.overrides = [item for item in rest if item.startswith("--config.")]
         rest = [item for item in rest if item not in arguments.overrides]
     if rest:
@@ -60,26 +60,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    # Libraries' own chatter (Orbax logs each save) is not the user's; ours is.
+    # Libraries log only warnings; Orbax would log every save.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("purinet_jax").setLevel(logging.INFO)
-    # Orbax logs the errors that it raises too, with their tracebacks.
+    # Orbax also logs the errors that it raises, with tracebacks.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Compiled programs are kept between runs: a run that goes on, or a second picture, starts at once.
+    # Compiled programs are kept between runs, so that a second run starts at once.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "purinet_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
-    # By JAX's default of a second, a fast machine would compile a small network at each start.
+    # With JAX's default of one second, a fast machine would compile a small network at every start.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-    # TensorStore and XLA write notes of their own to stderr before Python can filter them.
+    # TensorStore and XLA write notes to standard error that Python cannot filter.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         return COMMANDS[arguments.command].run(arguments)
-    except InputError as error:
-        print(f"purinet: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("purinet: interrupted", file=sys.stderr)
-        return 130
+    except (InputError, RunFailure, KeyboardInterrupt) as error:
+        code, line = outcome(error)
+        print(f"purinet: {line}", file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

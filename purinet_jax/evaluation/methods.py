@@ -1,5 +1,5 @@
-"""What is compared: data sets' masks, and methods, which are networks or anyone's maps from files. Opening them reads
-only the names of files.
+"""Data sets' masks, and the methods that are measured on them: networks, and maps from files. Opening them reads only
+the names of files.
 """
 
 import re
@@ -13,33 +13,33 @@ from purinet_jax.data.pairs import Pairs, by_stem, open_pairs
 from purinet_jax.data.storage import Storage, open_storage
 from purinet_jax.errors import InputError
 
-# Worker processes import this module, and need no JAX.
+# Worker processes import this module without JAX.
 if TYPE_CHECKING:
     from purinet_jax.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Grey pictures in a storage, `members` by name without ending. Can be pickled."""
+    """Grey images in a storage, `members` by name without extension. Can be pickled."""
 
     path: Path
     storage: Storage
     members: Mapping[str, str]
 
     def label(self, name: str) -> str:
-        """How messages name a file."""
+        """A file's name in messages."""
         return f"{self.path}/{self.members[name]}"
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
+        """Returns a file's bytes. Raises InputError, which names it."""
         return self.storage.read(self.members[name])
 
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """The masks of a data set and, if `pairs` are known, its images; `open_data` and `open_masks` make one.
+    """The masks of a data set, opened by `open_masks`, or its pairs of image and mask, opened by `open_data`.
 
-    `name` is that of a table. `unpaired` are files of the set without a counterpart, which are left out.
+    `name` is its name in tables. `unpaired` are files without a counterpart, which are left out.
     """
 
     name: str
@@ -50,15 +50,15 @@ class GroundTruth:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A method whose maps are predicted, and its name in a table."""
+    """A method that predicts its maps, and its name in tables."""
 
     name: str
     predictor: "Predictor"
 
 
 @dataclass(frozen=True, eq=False)
-class Maps:
-    """A method whose maps are files, `path` a folder or archive of them; `open_maps` makes one."""
+class SavedMaps:
+    """A method whose maps are files in a folder or archive, opened by `open_maps`."""
 
     name: str
     path: Path
@@ -66,7 +66,7 @@ class Maps:
     members: tuple[str, ...]
 
 
-Method = Network | Maps
+Method = Network | SavedMaps
 
 
 def open_data(path: str | Path, name: str | None = None, skip_unpaired: bool = False) -> GroundTruth:
@@ -74,8 +74,8 @@ def open_data(path: str | Path, name: str | None = None, skip_unpaired: bool = F
 
     Args:
       path: as of `open_pairs`.
-      name: in tables; that of the path if not given.
-      skip_unpaired: whether to leave out images without a mask and masks without an image, rather than to refuse.
+      name: its name in tables, by default that of the path.
+      skip_unpaired: whether to leave out images without a mask and masks without an image, instead of refusing them.
 
     Raises:
       InputError: as `open_pairs`.
@@ -86,12 +86,12 @@ def open_data(path: str | Path, name: str | None = None, skip_unpaired: bool = F
 
 
 def open_masks(path: str | Path, name: str | None = None) -> GroundTruth:
-    """Opens masks without their images, against which maps from files can be measured.
+    """Opens masks without images, against which maps from files can be measured.
 
     Args:
       path: a folder or archive of masks.
-      name: in tables; if not given, that of the path without what calls it masks ("DUTS-TE" for `DUTS-TE-Mask`, and
-        "ECSSD" for `ECSSD/ground_truth_mask`).
+      name: the data set's name in tables, by default that of the path without a suffix for masks ("DUTS-TE" for
+        `DUTS-TE-Mask`, and "ECSSD" for `ECSSD/ground_truth_mask`).
 
     Raises:
       InputError: there is no such path, it holds no images, or two files share a name.
@@ -108,12 +108,12 @@ def open_masks(path: str | Path, name: str | None = None) -> GroundTruth:
     return GroundTruth(name, masks)
 
 
-def open_maps(path: str | Path, name: str | None = None) -> Maps:
-    """Opens a method's maps, named as the masks but for the ending.
+def open_maps(path: str | Path, name: str | None = None) -> SavedMaps:
+    """Opens a method's maps, whose names are those of the masks but for the extension.
 
     Args:
-      path: a folder or archive of maps. For several data sets, those of each lie in a folder of the set's name.
-      name: in tables; that of the path if not given.
+      path: a folder or archive of maps; for several data sets, with a folder named after each.
+      name: the method's name in tables, by default that of the path.
 
     Raises:
       InputError: there is no such path, or it holds no images.
@@ -123,7 +123,7 @@ def open_maps(path: str | Path, name: str | None = None) -> Maps:
     members = tuple(member for member, _ in storage.images())
     if not members:
         raise InputError(f"{path}: holds no maps")
-    return Maps(name or _stem(path), path, storage, members)
+    return SavedMaps(name or _stem(path), path, storage, members)
 
 
 def _stem(path: Path) -> str:

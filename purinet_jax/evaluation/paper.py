@@ -1,5 +1,5 @@
-"""The paper's own numbers, and which data set they may stand beside: one of the published name with the published
-number of pairs, since a number on a part of a set says nothing about the whole.
+"""The paper's own numbers, and the data sets that they are comparable on: those with the published name and number of
+pairs.
 """
 
 import re
@@ -12,7 +12,7 @@ from purinet_jax.data.sets import SETS, SalientSet
 
 @dataclass(frozen=True)
 class PublishedNumbers:
-    """A network's numbers in the paper's table (trained on DUTS-TR), all by the "purnet" protocol, in [0, 1]."""
+    """A network's numbers in the paper's table (trained on DUTS-TR), protocol "purnet", in [0, 1]."""
 
     network: str
     mae: float
@@ -32,18 +32,18 @@ PUBLISHED: Mapping[str, tuple[PublishedNumbers, ...]] = {
         ("xpie", (0.041, 0.843, 0.876), (0.044, 0.830, 0.868)),
     )
 }
-"""The paper's table, by the sets' keys (of DUTS the test set)."""
+"""The paper's table by the data sets' keys; DUTS stands for its test set."""
 
 
 def known_test_set(name: str) -> SalientSet | None:
-    """The data set that goes by this name, if it is one whose test pairs are published.
+    """Returns the data set of this name if its test pairs are published.
 
     Args:
-      name: of a folder, zip or prepared set, "DUTS-TE", "dut_omron.zip" or "duts:test", in any case and with any
-        separators. A longer name ("DUTS-TE-300") is another set's.
+      name: of a folder, zip or prepared set, such as "DUTS-TE", "dut_omron.zip" or "duts:test", in any case and with
+        any separators. A longer name ("DUTS-TE-300") is another set's.
     """
     for known in SETS.values():
-        # DUTS' name alone does not say whether it is the training set.
+        # "DUTS" alone may be the training set.
         names = {f"{known.name}-TE"} if "train" in known.counts else {known.name, known.key}
         if _plain(name) in map(_plain, (*names, f"{known.key}:test")):
             return known
@@ -51,7 +51,7 @@ def known_test_set(name: str) -> SalientSet | None:
 
 
 def is_same_set(name: str, other: str) -> bool:
-    """Whether two names, as of `known_test_set`, are one data set's."""
+    """Whether two names, as in `known_test_set`, are of one data set."""
     known = known_test_set(name)
     return _plain(name) == _plain(other) or (known is not None and known is known_test_set(other))
 
@@ -61,10 +61,10 @@ def _plain(name: str) -> str:
 
 
 def published_numbers(name: str, images: int) -> tuple[PublishedNumbers, ...]:
-    """What the paper's table says of a data set; nothing if it is not in it, or has not the published number of pairs.
+    """Returns the paper's numbers on a data set; none if it is not in the table or not all its pairs were measured.
 
     Args:
-      name: as of `known_test_set`.
+      name: as in `known_test_set`.
       images: how many were measured.
     """
     known = known_test_set(name)

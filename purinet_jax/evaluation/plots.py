@@ -1,5 +1,5 @@
-"""Evaluations as pictures: curves of all methods on a data set, and sheets of the images that a method found hardest.
-Curves need matplotlib (the extra `plots`), which is imported nowhere else.
+"""Plots of evaluations: curves of all methods on a data set, and the worst images of each method. Needs matplotlib (the
+extra `plots`).
 """
 
 import io
@@ -9,34 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
-from purinet_jax.data.images import to_png
 from purinet_jax.errors import InputError
 from purinet_jax.evaluation.evaluate import WORST, Evaluation, examples
 from purinet_jax.evaluation.methods import GroundTruth, Method
-from purinet_jax.evaluation.metrics import Protocol
 from purinet_jax.evaluation.metrics.comparison import compare
-from purinet_jax.files import write_atomically
-from purinet_jax.network.panels import grey_colours, signed_colours, tile
+from purinet_jax.files import reason, write_atomically
+from purinet_jax.network.panels import grey_colours, signed_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-GROUND_COLOUR = (24, 32, 56)
-"""What surrounds the pictures of a sheet: a dark blue that no mask or map has."""
-
-# Okabe and Ito's colours, which stay apart in every kind of colour blindness, without the yellow, too pale for a line.
-# Strokes differ too, so that curves which coincide are both seen; 28 methods look different.
+# Okabe and Ito's colours for the colour-blind without their yellow, which is too pale for a line. Strokes differ as
+# well, so that of coinciding curves both are visible.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STROKES = ("-", "--", "-.", ":")
 
-_GAP = 4  # between pictures, pixels
-_LINE = 18  # height of a line of text, pixels
-
 
 def open_plots(folder: Path) -> None:
-    """Makes the folder for plots, if there is none. Raises InputError if that fails, or matplotlib is missing."""
+    """Makes the folder for plots if it does not exist. Raises InputError if that fails or matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -44,7 +37,7 @@ def open_plots(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        raise InputError(f"{folder}: cannot be made: {reason(error)}") from error
 
 
 def write_plots(
@@ -59,13 +52,13 @@ def write_plots(
 
     Args:
       folder: an existing folder; files of these names are replaced.
-      evaluations: what `evaluate` returned.
-      methods: what was evaluated.
-      truths: on what.
+      evaluations: those of `methods` on `truths`.
+      methods: the methods.
+      truths: the data sets.
       batch_size: how many images a network takes at once.
 
     Returns:
-      The files.
+      The files' paths.
 
     Raises:
       InputError: a file cannot be written, or read a second time.
@@ -74,57 +67,45 @@ def write_plots(
     for truth in truths:
         own = [each for each in evaluations if each.ground_truth == truth.name]
         files.append(folder / f"{_file_name(truth.name)}-curves.png")
-        write_atomically(files[-1], draw_curves(own))
+        write_atomically(files[-1], _png(draw_curves(own)))
     by_name = {method.name: method for method in methods}
     sets = {truth.name: truth for truth in truths}
     for each in evaluations:
         names = [name for name, _ in each.worst]
         shown = examples(by_name[each.method], sets[each.ground_truth], names, batch_size=batch_size)
         files.append(folder / f"{_file_name(each.ground_truth)}-{_file_name(each.method)}-worst.png")
-        write_atomically(files[-1], to_png(draw_worst(each, shown)))
+        write_atomically(files[-1], _png(draw_worst(each, shown)))
     return files
 
 
-def draw_curves(evaluations: Sequence[Evaluation]) -> bytes:
-    """Precision over recall, F over threshold and E over threshold, a row of the three for each protocol.
+def draw_curves(evaluations: Sequence[Evaluation]) -> "Figure":
+    """Draws precision over recall, F over threshold and E over threshold, a row of the three per protocol.
 
     Args:
       evaluations: those of one data set, by the same protocols.
-
-    Returns:
-      A PNG file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     protocols = list(evaluations[0].totals)
     legend_rows = -(-len(evaluations) // 4)
     height = 3.5 * len(protocols) + 0.3 * legend_rows + 0.5
     figure = Figure(figsize=(11, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(evaluations[0].ground_truth, fontsize=14)
     axes = figure.subplots(len(protocols), 3, squeeze=False)
     thresholds = np.arange(256)
     for row, protocol in zip(axes, protocols, strict=True):
-        for number, each in enumerate(evaluations):
+        for index, each in enumerate(evaluations):
             measures = each.totals[protocol].average()
-            stroke, colour = _STROKES[number % len(_STROKES)], _COLOURS[number % len(_COLOURS)]
-            lines = (
-                (measures.recall, measures.precision),
-                (thresholds, measures.f),
-                (thresholds, measures.e),
-            )
-            for one, (x, y) in zip(row, lines, strict=True):
-                one.plot(x, y, stroke, color=colour, linewidth=1.8, label=each.method)
+            stroke, colour = _STROKES[index % len(_STROKES)], _COLOURS[index % len(_COLOURS)]
+            lines = ((measures.recall, measures.precision), (thresholds, measures.f), (thresholds, measures.e))
+            for axis, (x, y) in zip(row, lines, strict=True):
+                axis.plot(x, y, stroke, color=colour, linewidth=1.8, label=each.method)
         _name_axes(row[0], f"Recall ({protocol})", f"Precision ({protocol})", 1)
         _name_axes(row[1], "Threshold (of 255)", f"F-measure ({protocol})", 255)
         _name_axes(row[2], "Threshold (of 255)", f"E-measure ({protocol})", 255)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=11)
-    buffer = io.BytesIO()
-    # Without the version of matplotlib, the same numbers give the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _name_axes(axes: "Axes", x: str, y: str, last: int) -> None:
@@ -139,70 +120,65 @@ def _name_axes(axes: "Axes", x: str, y: str, last: int) -> None:
 
 
 def draw_worst(
-    evaluation: Evaluation,
-    shown: Iterable[tuple[np.ndarray | None, np.ndarray, np.ndarray]],
-    *,
-    across: int = 2,
-    cell: int = 144,
-) -> np.ndarray:
-    """A sheet of an evaluation's worst images: image, mask, map and error, as its first protocol sees them.
+    evaluation: Evaluation, shown: Iterable[tuple[np.ndarray | None, np.ndarray, np.ndarray]], *, across: int = 2
+) -> "Figure":
+    """Draws the worst images of an evaluation: image, mask, map and error by its first protocol.
 
-    The map is stretched, and the error is red where the object is missed, blue where ground is taken for it.
+    The map is stretched; the error is red where the object is missed, blue where background is taken for it.
 
     Args:
-      evaluation: names them.
-      shown: image, mask and map of each, as `examples` gives them.
-      across: how many stand side by side.
-      cell: side of the square that each picture is fitted into, pixels.
-
-    Returns:
-      uint8 [height, width, 3].
+      evaluation: names the images.
+      shown: image, mask and map of each, as `examples` yields them.
+      across: how many images, each with mask, map and error, a row holds.
     """
+    from matplotlib.figure import Figure
+
     protocol = next(iter(evaluation.totals))
     entries = []
-    for (name, error), (image, mask, saliency) in zip(evaluation.worst, shown, strict=True):
-        entries.append(_entry(f"{name}   MAE {error:.3f}", _pictures(image, mask, saliency, protocol), cell))
+    for image, mask, saliency in shown:
+        comparison = compare(saliency, mask, protocol)
+        objects, values = comparison.objects[..., None], comparison.values[..., None]
+        panels = [grey_colours(objects), grey_colours(values), signed_colours(objects - values)]
+        entries.append([_thumbnail(panel) for panel in (panels if image is None else [image, *panels])])
     across = min(across, len(entries))
-    entries += [np.full_like(entries[0], GROUND_COLOUR)] * (-len(entries) % across)
-    sheet = tile([np.stack(entries[first::across]) for first in range(across)])
-    images = "" if evaluation.images <= WORST else f" {len(evaluation.worst)} worst of"
-    title = f"{evaluation.method} on {evaluation.ground_truth}:{images} {evaluation.images:,} by MAE ({protocol})"
-    what = "image, mask, map, error: red is object missed, blue is ground taken for it"
-    return np.concatenate([_text(title, sheet.shape[1]), _text(what, sheet.shape[1]), sheet])
+    rows, columns = -(-len(entries) // across), across * len(entries[0])
+    height = 1.5 * rows + 0.7
+    figure = Figure(figsize=(1.3 * columns, height), dpi=120, facecolor="#182038")
+    grid = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.7 / height, "wspace": 0.05, "hspace": 0.15}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid)
+    for axis in axes.flat:
+        axis.axis("off")
+    for own, entry, (name, error) in zip(
+        axes.reshape(rows * across, -1),
+        entries,
+        evaluation.worst,
+        strict=False,  # the last row may be incomplete
+    ):
+        for axis, panel in zip(own, entry, strict=True):
+            axis.imshow(panel)
+        short = name if len(name) <= 48 else f"{name[:24]}…{name[-23:]}"
+        own[0].set_title(f"{short}   MAE {error:.3f}", loc="left", fontsize=8, color="white", pad=3)
+    which = "" if evaluation.images <= WORST else f" {len(evaluation.worst)} worst of"
+    title = f"{evaluation.method} on {evaluation.ground_truth}:{which} {evaluation.images:,} by MAE ({protocol})"
+    legend = "image, mask, map, error: red is object missed, blue is background taken for it"
+    figure.suptitle(f"{title}\n{legend}", fontsize=9, color="white", y=1 - 0.1 / height)
+    return figure
 
 
-def _pictures(image: np.ndarray | None, mask: np.ndarray, saliency: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
-    """What stands in a row, each uint8 [height, width, 3]."""
-    comparison = compare(saliency, mask, protocol)
-    objects, values = comparison.objects[..., None], comparison.values[..., None]
-    pictures = [grey_colours(objects), grey_colours(values), signed_colours(objects - values)]
-    return pictures if image is None else [image, *pictures]
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    """An image uint8 [height, width, 3] at no more pixels than are drawn."""
+    small = Image.fromarray(image)
+    small.thumbnail((256, 256))
+    return np.asarray(small)
 
 
-def _entry(caption: str, pictures: Sequence[np.ndarray], cell: int) -> np.ndarray:
-    row = tile([fit(picture, cell)[None] for picture in pictures])
-    return np.concatenate([_text(caption, row.shape[1]), row])
-
-
-def fit(picture: np.ndarray, cell: int) -> np.ndarray:
-    """Fits a picture uint8 [height, width, 3] whole into a square, uint8 [cell, cell, 3], on `GROUND_COLOUR`."""
-    inside = (cell - _GAP, cell - _GAP)
-    fitted = ImageOps.pad(Image.fromarray(picture), inside, color=GROUND_COLOUR)
-    return np.asarray(ImageOps.expand(fitted, _GAP // 2, GROUND_COLOUR))
-
-
-def _text(text: str, width: int) -> np.ndarray:
-    """A line of text, uint8 [line, width, 3]; what is too long is cut in the middle, where names differ least."""
-    font = ImageFont.load_default(13)
-    line = Image.new("RGB", (width, _LINE), GROUND_COLOUR)
-    kept, shown = len(text), text
-    while kept > 2 and font.getlength(shown) > width - 2 * _GAP:
-        kept -= 1
-        shown = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
-    ImageDraw.Draw(line).text((_GAP, _LINE // 2), shown, (235, 235, 235), font, anchor="lm")
-    return np.asarray(line)
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    # Without matplotlib's version, the same numbers give the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _file_name(name: str) -> str:
-    """A name without what file systems or shells take for something else."""
+    """A name with only the characters that are safe in file systems and shells."""
     return re.sub(r"[^\w.-]+", "-", name)

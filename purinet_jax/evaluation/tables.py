@@ -1,5 +1,5 @@
-"""Evaluations as text: rows of numbers, each with its protocol and beside the paper's where there are such, printed for
-people (plain, Markdown, LaTeX) or for programs (CSV, JSON).
+"""Evaluations as tables: rows of numbers with their protocol, and the paper's where they are comparable, as plain text,
+Markdown, LaTeX, CSV and JSON.
 """
 
 import csv
@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from purinet_jax.data.pairs import some
+from purinet_jax.errors import summarise
 from purinet_jax.evaluation.evaluate import Evaluation
 from purinet_jax.evaluation.metrics import NUMBERS, Protocol
 from purinet_jax.evaluation.paper import known_test_set, published_numbers
 
-# Headings, plain and LaTeX. F with w is the weighted one, "adp" is at the adaptive threshold, BIoU the boundary IoU.
+# Headings, plain and in LaTeX: wF is weighted F, "adp" is at the adaptive threshold, BIoU is boundary IoU.
 _HEADINGS = {
     "mae": ("MAE", r"MAE"),
     "weighted_f": ("wF", r"$F^w_\beta$"),
@@ -32,17 +32,17 @@ _TEXT_COLUMNS = ("data set", "protocol", "method", "images")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
       data_set: its name.
-      protocol: whose rules all its numbers follow.
+      protocol: the protocol of all numbers.
       method: its name, or the network's in the paper.
       source: "measured" or "paper".
       images: how many.
-      skipped: how many files were left out for want of a counterpart.
-      size: side of the network's input, pixels; None where it is not known.
-      numbers: by name, in [0, 1] and not rounded; of the paper's only those that it gives.
+      skipped: how many files were left out because they have no counterpart.
+      size: side of the network's input, pixels; None if unknown.
+      numbers: by name, in [0, 1], not rounded; of the paper's only those that it gives.
     """
 
     data_set: str
@@ -56,11 +56,8 @@ class Row:
 
 
 def table_rows(evaluations: Sequence[Evaluation]) -> list[Row]:
-    """All numbers of evaluations and, below the "purnet" ones of a data set that is in it, those of the paper's table.
-
-    Returns:
-      Rows by data set, then protocol, then method, each in the order of the evaluations.
-    """
+    """Returns the rows of evaluations by data set, protocol and method, in the order of the evaluations; the paper's
+    numbers follow a data set's "purnet" rows."""
     rows = []
     for data_set in dict.fromkeys(each.ground_truth for each in evaluations):
         own = [each for each in evaluations if each.ground_truth == data_set]
@@ -79,7 +76,7 @@ def table_rows(evaluations: Sequence[Evaluation]) -> list[Row]:
 
 
 def notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """What must be said beside a table, a line each: what was left out, and which data sets are not whole."""
+    """Returns the notes on a table, one line each: incomplete data sets, and files that were left out."""
     lines = []
     for each in evaluations:
         known = known_test_set(each.ground_truth)
@@ -89,61 +86,41 @@ def notes(evaluations: Sequence[Evaluation]) -> list[str]:
                 f"{known.counts['test']:,}: not comparable with published numbers"
             )
         if each.skipped:
-            files = some(each.skipped, "unpaired file")
+            files = summarise(each.skipped, "unpaired file")
             lines.append(f"{each.ground_truth}, {each.method}: without {files}")
     return lines
 
 
 def to_text(rows: Sequence[Row]) -> str:
-    """A table for a terminal."""
+    """A table for a terminal, with an empty line between rows that are not comparable."""
     lines = [[*_TEXT_COLUMNS, *(plain for plain, _ in _HEADINGS.values())], *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = [
-        "  ".join(
-            cell.ljust(width) if number < 3 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    # An empty line where the protocol changes: what is above it cannot be compared with what is below.
-    broken = [aligned[0]]
-    for number, line in enumerate(aligned[1:]):
-        if number and _group(rows[number]) != _group(rows[number - 1]):
-            broken.append("")
-        broken.append(line)
-    return "\n".join(broken) + "\n"
+    text = ""
+    for index, line in enumerate(lines):
+        if index > 1 and _group(rows[index - 1]) != _group(rows[index - 2]):
+            text += "\n"
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        cells[:3] = [cell.ljust(width) for cell, width in zip(line[:3], widths, strict=False)]
+        text += "  ".join(cells).rstrip() + "\n"
+    return text
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """A table in GitHub's Markdown."""
-    arrows = ["↓" if name == "mae" else "↑" for name in _HEADINGS]
-    headings = [
-        *_TEXT_COLUMNS,
-        *(f"{plain} {arrow}" for (plain, _), arrow in zip(_HEADINGS.values(), arrows, strict=True)),
-    ]
-    rules = ["---"] * 3 + ["---:"] * (len(headings) - 3)
+    numbers = [f"{plain} {'↓' if name == 'mae' else '↑'}" for name, (plain, _) in _HEADINGS.items()]
+    rules = ["---"] * 3 + ["---:"] * (1 + len(numbers))
     cells = [[cell.replace("|", "\\|") for cell in _cells(row)] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (headings, rules, *cells))
+    return "".join(f"| {' | '.join(line)} |\n" for line in ([*_TEXT_COLUMNS, *numbers], rules, *cells))
 
 
 def to_latex(rows: Sequence[Row]) -> str:
     """A LaTeX `tabular`; needs the package booktabs."""
-    arrows = [r"$\downarrow$" if name == "mae" else r"$\uparrow$" for name in _HEADINGS]
-    headings = [
-        *_TEXT_COLUMNS,
-        *(f"{latex} {arrow}" for (_, latex), arrow in zip(_HEADINGS.values(), arrows, strict=True)),
-    ]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{lll{'r' * (len(headings) - 3)}}}",
-        r"\toprule",
-        " & ".join(headings) + r" \\",
-    ]
-    previous = None
-    for row in rows:
-        if _group(row) != previous:
+    numbers = [rf"{latex} $\{'down' if name == 'mae' else 'up'}arrow$" for name, (_, latex) in _HEADINGS.items()]
+    lines = [r"% needs \usepackage{booktabs}", rf"\begin{{tabular}}{{lll{'r' * (1 + len(numbers))}}}", r"\toprule"]
+    lines.append(" & ".join([*_TEXT_COLUMNS, *numbers]) + r" \\")
+    for index, row in enumerate(rows):
+        if index == 0 or _group(row) != _group(rows[index - 1]):
             lines.append(r"\midrule")
-        previous = _group(row)
         lines.append(" & ".join(map(_escape, _cells(row))) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -154,18 +131,18 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """A JSON array of one object a row, all digits, null where the paper gives no number."""
+    """A JSON array of one object per row, with all digits, null where the paper gives no number."""
     return json.dumps([_record(row) for row in rows], indent=2) + "\n"
 
 
 def per_image_csv(evaluations: Sequence[Evaluation]) -> str:
-    """Each image's numbers as comma-separated values, the worst first: by the first protocol's mean absolute error.
+    """Each image's numbers as comma-separated values, by descending mean absolute error of the first protocol.
 
     Args:
       evaluations: made with `per_image`, by the same protocols.
 
     Returns:
-      A line for each data set, method and image; a column for each protocol and number, such as "purnet_mae".
+      A line per data set, method and image, with a column per protocol and number, such as "purnet_mae".
     """
     images = [(image, each) for each in evaluations for image in each.per_image]
     images.sort(key=lambda entry: -entry[0].numbers[0, 0])
@@ -184,13 +161,9 @@ def _group(row: Row) -> tuple[str, Protocol]:
 
 def _cells(row: Row) -> list[str]:
     method = row.method if row.source == "measured" else f"{row.source}: {row.method}"
-    numbers = [_rounded(row.numbers[name]) if name in row.numbers else "-" for name in _HEADINGS]
+    # Three digits, as the field prints them.
+    numbers = [f"{row.numbers[name]:.3f}".removeprefix("0") if name in row.numbers else "-" for name in _HEADINGS]
     return [row.data_set, row.protocol, method, f"{row.images:,}", *numbers]
-
-
-def _rounded(value: float) -> str:
-    """Three digits, as the field prints them."""
-    return f"{value:.3f}".removeprefix("0")
 
 
 def _escape(text: str) -> str:
@@ -200,16 +173,9 @@ def _escape(text: str) -> str:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    return {
-        "data_set": row.data_set,
-        "protocol": row.protocol,
-        "method": row.method,
-        "source": row.source,
-        "images": row.images,
-        "skipped": row.skipped,
-        "size": row.size,
-        **{name: row.numbers.get(name) for name in NUMBERS},
-    }
+    record = {**vars(row), **{name: row.numbers.get(name) for name in NUMBERS}}
+    del record["numbers"]
+    return record
 
 
 def _csv(records: Sequence[Mapping[str, Any]]) -> str:

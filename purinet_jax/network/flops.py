@@ -1,5 +1,5 @@
-"""How much work a forward pass is: the floating point operations of its convolutions and matrix products, counted from
-shapes. What is elementwise is a few percent and not counted; nor is what a compiler adds or rematerialisation repeats.
+"""The floating point operations of a forward pass, counted from the shapes of its convolutions and matrix products.
+Elementwise operations, a few percent, are not counted, nor what a compiler adds or rematerialisation repeats.
 """
 
 import functools
@@ -8,29 +8,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from purinet_jax.network.cpu.platform import for_all_platforms
-from purinet_jax.network.model import PurNet, without_device_axis
+from purinet_jax.network.model import PurNet
 
 
 @functools.cache
-def forward_flops(model: PurNet, size: int) -> int:
-    """Floating point operations (two to a multiply-add) of all maps of one image of `size` × `size` pixels."""
-    model = without_device_axis(model).clone(remat=False)
+def forward_flops(model: PurNet, size: int, finest_only: bool = False) -> int:
+    """Floating point operations (two per multiply-add) of one image of `size` × `size` pixels, for all its maps or for
+    its finest saliency map alone."""
+    model = model.clone(axis_name=None, remat=False)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     with for_all_platforms():
-        return count_flops(jax.make_jaxpr(model.apply)(variables, images).jaxpr)
+        jaxpr = jax.make_jaxpr(model.apply)(variables, images).jaxpr
+    if finest_only:  # the first of `Maps`
+        jaxpr, _ = dce_jaxpr(jaxpr, [index == 0 for index in range(len(jaxpr.outvars))])
+    return count_flops(jaxpr)
 
 
 def train_step_flops(model: PurNet, size: int) -> int:
-    """Of one image in a train step: three forward passes' worth, as is usual (gradients of activations and of kernels
-    are each about as much work as the pass itself)."""
+    """Floating point operations of a train step per image: by convention, three times the forward pass's, as the
+    gradients of activations and of kernels take about as many each."""
     return 3 * forward_flops(model, size)
 
 
 def count_flops(jaxpr: Any) -> int:
-    """Floating point operations of a jaxpr's convolutions and matrix products, those in its functions and loops too; of
+    """Floating point operations of a jaxpr's convolutions and matrix products, in its functions and loops too; of
     branches, the one with most."""
     total = 0
     for equation in jaxpr.eqns:

@@ -1,4 +1,4 @@
-"""Boundary IoU: whether the map's edges are where the mask's are, whatever the size of the object.
+"""Boundary IoU: how well the map's edges match the mask's, independently of the object's size.
 
 Cheng, Girshick, Dollár, Berg, Kirillov: Boundary IoU: Improving Object-Centric Image Segmentation Evaluation,
 CVPR 2021.
@@ -15,11 +15,10 @@ _THRESHOLD = 0.5
 
 def boundary_iou(values: np.ndarray, objects: np.ndarray) -> float:
     """|G_d ∩ P_d| / |G_d ∪ P_d|, in [0, 1]: G_d and P_d are the pixels of the mask and of the map that lie within d of
-    their own edge, on the inside. The frame is an edge too. d is 2 % of the diagonal, rounded, at least one pixel;
-    as in the published code it is measured along rows, columns and diagonals alike (repeated 3 × 3 erosions).
+    their own edge, on the inside. The image's frame is an edge too. d is 2 % of the diagonal, rounded, at least one
+    pixel, measured along rows, columns and diagonals alike (repeated 3 × 3 erosions), as in the published code.
 
-    The paper is on binary masks; here the map is cut at half of its stretched range (≥ 0.5). Where neither has an
-    edge, because neither has an object, the answer is 1.
+    The map is cut at half of its stretched range (≥ 0.5). Where neither has an object, the result is 1.
 
     Args:
       values: float64 [height, width] in [0, 1].

@@ -1,6 +1,5 @@
-"""What the two protocols differ in before anything is measured: which values a map is stretched to, which of the mask's
-pixels are object, and how a map of another size is resized. What comes out of it serves all measures; most of them
-need no more of the pixels than how many there are of each level.
+"""Where the two protocols differ: the values a map is stretched to, the mask's pixels that are object, and how a map of
+another size is resized. Most measures need no more than the resulting counts of pixels of each level.
 """
 
 from typing import Literal, NamedTuple
@@ -14,19 +13,19 @@ from purinet_jax.evaluation.metrics.structure import split_at_centre
 Protocol = Literal["purnet", "pysod"]
 
 # The kinds of pixels in a mask. Only "purnet" has soft ones, which are neither its brightest nor its darkest.
-GROUND, OBJECT, SOFT = range(3)
+BACKGROUND, OBJECT, SOFT = range(3)
 
 
 class Comparison(NamedTuple):
-    """A map and its mask, as a protocol sees them.
+    """A map and its mask by a protocol's rules.
 
     Attributes:
       values: the map stretched, float64 [height, width] in [0, 1].
       objects: bool [height, width].
       levels: the values that a pixel may have, float64 [levels] in [0, 1], rising.
-      counts: how many pixels are in a quadrant around the object's centre (upper left, upper right, lower left, lower
-        right), of a kind (GROUND, OBJECT, SOFT) and of a level: int64 [4, 3, levels].
-      protocol: whose rules these are.
+      counts: pixels by quadrant around the object's centre (upper left, upper right, lower left, lower right), kind
+        (`BACKGROUND`, `OBJECT`, `SOFT`) and level, int64 [4, 3, levels].
+      protocol: the protocol.
     """
 
     values: np.ndarray
@@ -37,13 +36,13 @@ class Comparison(NamedTuple):
 
 
 def compare(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: str = "map") -> Comparison:
-    """Puts a map and its mask into a protocol's terms.
+    """Applies a protocol's rules to a map and its mask.
 
     Args:
       saliency: uint8 or floating [height, width], of any finite range.
       mask: bool [height, width]; or uint8, grey from 0 to 255. One of zeros and ones alone is 0 and 255.
       protocol: "purnet" or "pysod" (see the package).
-      name: what an error calls the map.
+      name: the map's name in errors.
 
     Raises:
       InputError: another dtype or number of axes, no pixels, NaN or infinity, a constant map of floats outside [0, 1],
@@ -67,10 +66,9 @@ def compare(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: st
 
 
 def _levels(saliency: np.ndarray, protocol: Protocol, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A map's values stretched to [0, 1], float64 [levels], and for each pixel the number of its value.
+    """A map's values stretched to [0, 1], float64 [levels], and each pixel's index into them.
 
-    With 256 levels, 400 sums take the place of 120,000. The order of the operations is each protocol's own: a threshold
-    that meets a value exactly depends on the last bit.
+    The order of the operations is each protocol's own: a threshold that equals a value depends on the last bit.
     """
     low, high = float(saliency.min()), float(saliency.max())
     if not np.isfinite(high - low):
@@ -90,8 +88,8 @@ def _levels(saliency: np.ndarray, protocol: Protocol, name: str) -> tuple[np.nda
 
 
 def _nearest_pixels(codes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """`codes` resized to [height, width], as by MATLAB's and Octave's imresize(…, 'nearest'): for each pixel that in
-    which its centre lies."""
+    """`codes` resized to [height, width] like MATLAB's and Octave's imresize(…, 'nearest'): each pixel has the value of
+    the one that its centre lies in."""
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip((height, width), codes.shape, strict=True)
     )
@@ -99,7 +97,7 @@ def _nearest_pixels(codes: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _cut(mask: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which pixels are object, bool [height, width], and which neither object nor ground, where there are such."""
+    """The object's pixels, bool [height, width], and those neither of it nor of the background, if there are any."""
     if mask.dtype == np.bool_:
         return np.ascontiguousarray(mask), None
     low, high = int(mask.min()), int(mask.max())

@@ -1,6 +1,4 @@
-"""All measures of one image together, and their sums over a data set, which have one size however long it is and
-which several processes can add up each on its own.
-"""
+"""All measures of one image, and their sums over a data set, whose size does not depend on the number of images."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +7,7 @@ import numpy as np
 
 from purinet_jax.errors import InputError
 from purinet_jax.evaluation.metrics.boundary import boundary_iou
-from purinet_jax.evaluation.metrics.comparison import GROUND, OBJECT, SOFT, Comparison, Protocol, compare
+from purinet_jax.evaluation.metrics.comparison import BACKGROUND, OBJECT, SOFT, Comparison, Protocol, compare
 from purinet_jax.evaluation.metrics.structure import s_measure
 from purinet_jax.evaluation.metrics.thresholds import e_measure, f_measure, found_by_threshold, precision_and_recall
 from purinet_jax.evaluation.metrics.weighted import weighted_f
@@ -26,12 +24,11 @@ NUMBERS = (
     "e_adaptive",
     "boundary_iou",
 )
-"""What `Measures` holds but for the curves, in the order of a table."""
+"""The numbers of `Measures` without its curves, in the order of a table."""
 
 
 class Measures(NamedTuple):
-    """The numbers of one image, or of a data set, by one protocol. All are in [0, 1]; of `mae` small is good, of the
-    others large.
+    """The numbers of one image or of a data set by one protocol, in [0, 1]; a small `mae` is good, large others are.
 
     Attributes:
       mae: mean absolute error (Perazzi, Krähenbühl, Pritch, Hornung: Saliency Filters, CVPR 2012).
@@ -90,15 +87,15 @@ def measure(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: st
     """Measures one map against its mask.
 
     Without an object in the mask, weighted F, F, precision and recall are 0, S is 1 − the map's mean, E the share of
-    pixels that are not found, and boundary IoU 0, or 1 if nothing is found. Without ground, S is the map's mean and E
-    the share that is found. A constant map stays as it is. Where PySODMetrics answers otherwise is said at `s_measure`
-    (quadrants that are empty or constant), `e_measure` (one pixel) and `compare` (masks of zeros and ones).
+    pixels that are not found, and boundary IoU 0, or 1 if nothing is found. Without background, S is the map's mean and
+    E the share of pixels that are found. A constant map is not stretched. Results differ from PySODMetrics' in
+    `s_measure` (empty or constant quadrants), `e_measure` (one pixel) and `compare` (masks of zeros and ones).
 
     Args:
       saliency: uint8 [height, width], or floating of any finite range.
       mask: uint8 [height, width], grey from 0 to 255 (one of zeros and ones alone is 0 and 255), or bool.
-      protocol: whose rules to follow, "purnet" or "pysod" (see the package).
-      name: what an error calls the map.
+      protocol: "purnet" or "pysod" (see the package).
+      name: the map's name in errors.
 
     Returns:
       The image's numbers. `f` and `f_adaptive` are those of the image's own precision and recall.
@@ -112,16 +109,16 @@ def measure(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: st
     by_kind = counts.sum(0)
     area, objects = int(by_kind.sum()), int(by_kind[OBJECT].sum())
 
-    # Each of 256 thresholds, and behind them the adaptive one: how many pixels are found of each kind, [257].
+    # How many pixels of each kind are found at the 256 thresholds and, last, at the adaptive one, [257].
     adaptive = _reach_adaptive_threshold(comparison)
     found = [np.append(found_by_threshold(levels, kind), kind[adaptive].sum()) for kind in by_kind]
-    precision, recall = precision_and_recall(found[OBJECT], found[GROUND], objects)
+    precision, recall = precision_and_recall(found[OBJECT], found[BACKGROUND], objects)
     f = f_measure(precision, recall)
-    e = e_measure(found[OBJECT], found[GROUND] + found[SOFT], objects, area)
+    e = e_measure(found[OBJECT], found[BACKGROUND] + found[SOFT], objects, area)
     return Measures(
         mae=_mean_error(comparison),
         weighted_f=weighted_f(comparison.values, comparison.objects),
-        s_measure=s_measure(levels, counts[:, GROUND] + counts[:, SOFT], counts[:, OBJECT]),
+        s_measure=s_measure(levels, counts[:, BACKGROUND] + counts[:, SOFT], counts[:, OBJECT]),
         boundary_iou=boundary_iou(comparison.values, comparison.objects),
         f_adaptive=float(f[-1]),
         e_adaptive=float(e[-1]),
@@ -136,7 +133,7 @@ def measure(saliency: np.ndarray, mask: np.ndarray, protocol: Protocol, name: st
 
 def _mean_error(comparison: Comparison) -> float:
     levels, by_kind = comparison.levels, comparison.counts.sum(0)
-    wrong = (1 - levels) @ by_kind[OBJECT] + levels @ (by_kind[GROUND] + by_kind[SOFT])
+    wrong = (1 - levels) @ by_kind[OBJECT] + levels @ (by_kind[BACKGROUND] + by_kind[SOFT])
     return float(wrong / comparison.values.size)
 
 
@@ -155,14 +152,13 @@ _NOTHING = Measures(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, _NO_CURVE, _NO_CURVE
 
 @dataclass(frozen=True, eq=False)
 class Totals:
-    """Sums of `Measures` over a data set, whose size does not depend on the number of images. They are never changed,
-    adding gives new ones:
+    """Sums of `Measures` over a data set, to which an image's measures can be added:
 
         totals = sum((measure(saliency, mask, "pysod") for saliency, mask in pairs), Totals("pysod"))
         totals.average().f_max
 
     Attributes:
-      protocol: whose rules the numbers follow.
+      protocol: the protocol of all numbers.
       images: how many there are.
       sums: of each number and curve.
     """
@@ -172,17 +168,17 @@ class Totals:
     sums: Measures = _NOTHING
 
     def __add__(self, other: "Measures | Totals") -> "Totals":
-        """With one image more; or with all images of other totals, in any order the same but for rounding."""
+        """Totals with one image more, or with those of other totals; the order changes only rounding."""
         if isinstance(other, Measures):
             other = Totals(self.protocol, 1, other)
         if self.protocol != other.protocol:
-            raise ValueError(f"totals of two protocols, {self.protocol} and {other.protocol}, have no sum")
+            raise ValueError(f"totals of two protocols, {self.protocol} and {other.protocol}, cannot be added")
         pairs: Any = zip(self.sums, other.sums, strict=True)
         sums = Measures(*(one + another for one, another in pairs))
         return Totals(self.protocol, self.images + other.images, sums)
 
     def average(self) -> Measures:
-        """The data set's numbers: the means; but with "purnet", F is that of the mean precision and the mean recall.
+        """Means over the data set; with "purnet", F is that of the mean precision and the mean recall.
 
         Raises:
           InputError: there are no images.

@@ -1,5 +1,5 @@
 """Precision, recall, F-measure and E-measure of a map that is cut at a threshold. All of them follow from how many
-pixels of object and ground are found, so that all 256 thresholds cost one histogram.
+pixels of object and background are found, so that all 256 thresholds need one histogram.
 """
 
 import numpy as np
@@ -9,11 +9,11 @@ _BETA_SQUARED = 0.3
 
 
 def found_by_threshold(levels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How many pixels have floor(255·level) ≥ t, for t = 0 … 255.
+    """Counts the pixels of floor(255·level) ≥ t, for t = 0 … 255.
 
     Args:
       levels: float64 [levels] in [0, 1].
-      counts: how many pixels have each, int [levels].
+      counts: pixels of each level, int [levels].
 
     Returns:
       float64 [256], whole numbers.
@@ -23,11 +23,11 @@ def found_by_threshold(levels: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def precision_and_recall(hits: np.ndarray, false_alarms: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """Precision = hits / (hits + false alarms) and recall = hits / object, [thresholds], and 0 where its divisor is 0.
+    """Precision = hits / (hits + false alarms) and recall = hits / object, [thresholds]; 0 where the divisor is 0.
 
     Args:
       hits: pixels of the object that are found, [thresholds].
-      false_alarms: pixels of the ground that are found, [thresholds].
+      false_alarms: pixels of the background that are found, [thresholds].
       objects: pixels of the object.
     """
     return hits / np.maximum(hits + false_alarms, 1), hits / max(objects, 1)
@@ -45,15 +45,15 @@ def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 def e_measure(hits: np.ndarray, false_alarms: np.ndarray, objects: int, area: int) -> np.ndarray:
     """E = Σ over pixels of (1 + 2ab / (a² + b²))² / 4 / (n − 1), a and b the map and the mask less their means.
 
-    Both being binary, a and b have two values each, so that the sum has four different terms. Without an object, E
-    is the part of the pixels that are not found; without ground, that of those found. Since the published code
-    divides by n − 1, a perfect map has n / (n − 1). A single pixel is divided by 1.
+    Both are binary, so that the sum has four different terms. Without an object, E is the share of the pixels that are
+    not found; without background, of those that are. Because the published code divides by n − 1, a perfect map has
+    n / (n − 1). A single pixel is divided by 1.
 
     Fan, Gong, Cao, Ren, Cheng, Borji: Enhanced-alignment Measure for Binary Foreground Map Evaluation, IJCAI 2018.
 
     Args:
       hits: pixels of the object that are found, [thresholds].
-      false_alarms: pixels of the ground that are found, [thresholds].
+      false_alarms: pixels of the background that are found, [thresholds].
       objects: pixels of the object.
       area: n, all pixels.
     """

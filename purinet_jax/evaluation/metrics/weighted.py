@@ -1,4 +1,4 @@
-"""Weighted F-measure, by far the dearest of the measures: it is the one that asks where the errors are.
+"""Weighted F-measure, the most expensive of the measures, because it depends on where the errors are.
 
 Margolin, Zelnik-Manor, Tal: How to Evaluate Foreground Maps?, CVPR 2014.
 """
@@ -15,84 +15,84 @@ _REACH = 3
 _GAUSSIAN = np.exp(-np.square(np.arange(-_REACH, _REACH + 1)) / (2 * 5**2))
 _GAUSSIAN /= _GAUSSIAN.sum()
 
-# A ground pixel within that reach of the object is at most this far from it, squared: the window's corner.
+# A background pixel within that reach of the object is at most this far from it, squared: the window's corner.
 _FARTHEST = 2 * _REACH**2
 # The nearest pixel of the object may lie outside the window of a pixel with one in its corner: at (4, 1), say.
 _MARGIN = 4
 
-# 2 − exp(ln(0.5) / 5 · d) by d²; 0 in the object, where d is 0. At this distance the weight is 2 to the last bit.
-_FARTHEST_WEIGHED = 300
-_WEIGHTS = 2 - np.exp(math.log(0.5) / 5 * np.sqrt(np.arange(_FARTHEST_WEIGHED**2 + 1)))
+# 2 − exp(ln(0.5) / 5 · d) by d²; 0 in the object, where d is 0. From this distance on the weight is 2 to the last bit.
+_FARTHEST_WEIGHTED = 300
+_WEIGHTS = 2 - np.exp(math.log(0.5) / 5 * np.sqrt(np.arange(_FARTHEST_WEIGHTED**2 + 1)))
 _WEIGHTS[0] = 0
 
 
 def weighted_f(values: np.ndarray, objects: np.ndarray) -> float:
-    """F_w = 2 P_w R_w / (P_w + R_w) (β = 1), in [0, 1]; 1 is perfect, and 0 is that of a mask without an object.
+    """F_w = 2 P_w R_w / (P_w + R_w) (β = 1), in [0, 1]; 1 is perfect, and a mask without an object has 0.
 
     With errors E = |map − mask|: an error in the object counts no more than the mean of the errors around it
-    (a Gaussian, 7 × 7, σ = 5), in which a ground pixel has the error of the nearest pixel of the object; an
-    error in the ground counts 2 − exp(ln(0.5) / 5 · d), d its distance from the object in pixels. Of the errors so
-    weighed, TP_w = object − Σ in the object, FP_w = Σ in the ground, R_w = TP_w / object, P_w = TP_w / (TP_w + FP_w).
+    (a Gaussian, 7 × 7, σ = 5), in which a background pixel has the error of the nearest pixel of the object; an
+    error in the background has the weight 2 − exp(ln(0.5) / 5 · d), d its distance from the object in pixels. With
+    these weights, TP_w = object − Σ in the object, FP_w = Σ in the background, R_w = TP_w / object and
+    P_w = TP_w / (TP_w + FP_w).
 
-    Of the pixels that are equally near, the leftmost counts, of those the uppermost, as in SciPy; MATLAB's choice
-    is not documented, and another one moves F_w by about 1e-4.
+    Of pixels that are equally near, the leftmost counts, of those the uppermost, as in SciPy. MATLAB's choice is not
+    documented; another one changes F_w by about 1e-4.
 
     Args:
       values: float64 [height, width] in [0, 1].
       objects: bool [height, width].
     """
-    number = np.count_nonzero(objects)
-    if number == 0:
+    area = np.count_nonzero(objects)
+    if area == 0:
         return 0.0
-    # The precise transform is exact but for the last bit, which depends on where in memory the mask lies; so only the
-    # squares are used, which are whole numbers. The other transforms are not exact.
-    ground = np.logical_not(objects).view(np.uint8)
-    distances = cv2.distanceTransform(ground, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    lost = _weighed_in_object(values, objects, distances)
-    true, false = number - lost, _weighed_in_ground(values, distances)
-    recall = 1 - lost / number
+    # Only squares are used, which are integers: the last bit of a distance depends on the mask's address in memory.
+    background = np.logical_not(objects).view(np.uint8)
+    distances = cv2.distanceTransform(background, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    lost = _object_error(values, objects, distances)
+    true, false = area - lost, _background_error(values, distances)
+    recall = 1 - lost / area
     precision = true / (true + false + _EPSILON)
     return float(2 * precision * recall / (precision + recall + _EPSILON))
 
 
-def _weighed_in_object(values: np.ndarray, objects: np.ndarray, distances: np.ndarray) -> float:
-    """Sum of the weighed errors in the object. No more is looked at than it and its surroundings."""
+def _object_error(values: np.ndarray, objects: np.ndarray, distances: np.ndarray) -> float:
+    """Sum of the weighted errors in the object; only it and its surroundings are read."""
     left, top, width, height = cv2.boundingRect(objects.view(np.uint8))
     rows = slice(max(top - _REACH, 0), top + height + _REACH)
     columns = slice(max(left - _REACH, 0), left + width + _REACH)
     inside = _with_margin(objects[rows, columns].view(np.uint8))
-    # What is farther than 255 is cut there, and is too far anyway.
+    # Squares saturate at 255, which is too far to count.
     squares = _with_margin(cv2.multiply(distances[rows, columns], distances[rows, columns], dtype=cv2.CV_8U))
     errors = np.zeros(inside.shape)
     np.subtract(1, values[rows, columns], out=errors[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN])
     errors *= inside
     near = np.flatnonzero((squares > 0) & (squares <= _FARTHEST))
     errors.ravel()[near] = errors.ravel()[_nearest_in_object(near, squares.ravel()[near], inside)]
-    # In place here and below: to fetch fresh memory takes longer than what is done with it.
-    weighed = cv2.sepFilter2D(errors, cv2.CV_64F, _GAUSSIAN, _GAUSSIAN)
-    np.minimum(weighed, errors, out=weighed)
-    np.multiply(weighed, inside, out=weighed)
-    return float(weighed.sum())
+    # In place here and below, because allocating memory takes longer than the arithmetic.
+    weighted = cv2.sepFilter2D(errors, cv2.CV_64F, _GAUSSIAN, _GAUSSIAN)
+    np.minimum(weighted, errors, out=weighted)
+    np.multiply(weighted, inside, out=weighted)
+    return float(weighted.sum())
 
 
-def _weighed_in_ground(values: np.ndarray, distances: np.ndarray) -> float:
-    """Sum of the weighed errors in the ground."""
-    near = np.minimum(distances, _FARTHEST_WEIGHED)
-    weighed = _WEIGHTS.take(cv2.multiply(near, near, dtype=cv2.CV_32S))
-    weighed *= values
-    return float(weighed.sum())
+def _background_error(values: np.ndarray, distances: np.ndarray) -> float:
+    """Sum of the weighted errors in the background."""
+    near = np.minimum(distances, _FARTHEST_WEIGHTED)
+    weighted = _WEIGHTS.take(cv2.multiply(near, near, dtype=cv2.CV_32S))
+    weighted *= values
+    return float(weighted.sum())
 
 
 def _with_margin(array: np.ndarray) -> np.ndarray:
-    """With `_MARGIN` zeros on each side."""
+    """`array` with `_MARGIN` zeros on each side."""
     return cv2.copyMakeBorder(array, _MARGIN, _MARGIN, _MARGIN, _MARGIN, cv2.BORDER_CONSTANT)
 
 
 def _nearest_in_object(near: np.ndarray, squares: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """For each pixel that of the object which is nearest, all as places in the flattened [height, width].
+    """For each pixel the nearest one of the object, as indices into the flattened [height, width].
 
     Args:
-      near: places of ground pixels, int [pixels].
+      near: indices of background pixels, int [pixels].
       squares: their squared distances from the object, [pixels], 1 to `_FARTHEST`.
       objects: [height, width], 0 or 1.
     """
@@ -107,8 +107,8 @@ def _nearest_in_object(near: np.ndarray, squares: np.ndarray, objects: np.ndarra
 
 
 def _steps_by_square() -> np.ndarray:
-    """The steps (rows, columns) of each squared length, in the order in which they are preferred: int
-    [`_FARTHEST` + 1, choices, 2], each row filled up with zeros."""
+    """The steps (rows, columns) of each squared length in the order of preference, padded with zeros: int
+    [`_FARTHEST` + 1, choices, 2]."""
     steps = np.zeros((_FARTHEST + 1, 8, 2), np.intp)
     reach = range(-_MARGIN, _MARGIN + 1)
     for square in range(_FARTHEST + 1):
