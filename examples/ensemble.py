@@ -1,8 +1,8 @@
-"""Several networks' maps in one call: `jax.vmap` over the weights of runs that differ in seed, data or losses.
+"""Predicts with several networks in one call: `jax.vmap` over the weights of runs that differ in seed, data or losses.
 
     python examples/ensemble.py photo.jpg ensemble.png runs/seed0 runs/seed1 runs/seed2
 
-Draws the image, the mean of the maps, and where they disagree. The networks must be the same but for their weights.
+Draws the image, the mean of the maps, and where they disagree. The networks may differ only in their weights.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from purinet_jax.network.inference import saliency_maps
 
 
 def ensemble_maps(model: purinet_jax.PurNet, variables: Sequence[Any], images: Array) -> Array:
-    """Every network's maps of every image: uint8 [batch, height, width, 3] → float32 [networks, batch, height, width].
+    """Predicts each network's maps: images uint8 [batch, height, width, 3] → float32 [networks, batch, height, width].
 
     `variables` are one tree for each network, all of the same shapes.
     """

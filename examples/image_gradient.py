@@ -1,8 +1,8 @@
-"""Which pixels a map hangs on: the gradient of the mean saliency with respect to the image, by `jax.grad`.
+"""Shows which pixels a map depends on: the gradient of the mean saliency with respect to the image, by `jax.grad`.
 
     python examples/image_gradient.py photo.jpg gradient.png
 
-The network is a function of its image like any other; nothing has to be prepared for differentiating it.
+The network is a pure function of its image, so `jax.grad` applies to it directly.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from purinet_jax.network.model import normalise
 
 
 def influence(model: purinet_jax.PurNet, variables: dict, image: np.ndarray) -> Array:
-    """How much the mean saliency of the finest map changes with each pixel.
+    """Returns how much the mean saliency of the finest map changes with each pixel.
 
     Args:
       model, variables: as a `Predictor` has them.
       image: uint8 [height, width, 3].
 
     Returns:
-      float32 [height, width], the gradient's length over the colours, not negative.
+      float32 [height, width], the norm of the gradient over the colours.
     """
 
     def mean_saliency(pixels: Array) -> Array:
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = purinet_jax.load(options.checkpoint)
     square = resize_image(read_srgb(options.image)[0], predictor.size, predictor.size)
     found = np.asarray(influence(predictor.model, predictor.variables, square))
-    # The brightest hundredth of the pixels would leave all others black.
+    # Scaled by a quantile: with the maximum, nearly all pixels would be black.
     shown = np.clip(found / max(float(np.quantile(found, 0.99)), 1e-12), 0, 1)
     Image.fromarray(np.hstack([square, np.repeat((255 * shown).astype(np.uint8)[..., None], 3, -1)])).save(
         options.output

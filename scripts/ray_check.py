@@ -1,10 +1,8 @@
-"""What `purinet predict --ray` promises, shown on this machine: the rate of one node beside that of the plain command,
-and an archive of which some pictures are damaged, done by two nodes of which one is killed half-way.
+"""Compares one node of `purinet predict --ray` with the plain command, and kills one of two nodes half-way.
 
-    python scripts/ray_check.py --pictures 2000 --damaged 20
+    python scripts/ray_check.py --images 2000 --damaged 20
 
-prints JSON. Rates are pictures per second of processor time, of which other programs take none, with and without what a
-start costs (that of a run over one picture).
+prints JSON. Rates are images per second of processor time, with and without the startup (a run over one image).
 """
 
 import argparse
@@ -30,32 +28,32 @@ from purinet_jax.data.synthetic import draw_example
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--damaged", type=int, default=20)
-    parser.add_argument("--size", type=int, default=288, help="of the network's square")
-    parser.add_argument("--width", type=int, default=400, help="of the pictures, about")
+    parser.add_argument("--size", type=int, default=288, help="side of the network's square")
+    parser.add_argument("--width", type=int, default=400, help="approximate width of the images")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
-        folder = make_pictures(scratch / "photos", arguments.pictures, arguments.damaged, arguments.width)
-        one = make_pictures(scratch / "one", 1, 0, arguments.width)
+        folder = make_images(scratch / "photos", arguments.images, arguments.damaged, arguments.width)
+        one = make_images(scratch / "one", 1, 0, arguments.width)
         size = ["--size", str(arguments.size), "--quiet"]
         predict([str(one), "-o", str(scratch / "warm"), *size])
         rates = {}
         for kind, more in (("plain", []), ("ray", ["--ray", "local"])):
             start = predict([str(one), "-o", str(scratch / f"one_{kind}"), *size, *more])
-            whole = predict([str(folder), "-o", str(scratch / kind), *size, *more], 2 if arguments.damaged else 0)
+            entire = predict([str(folder), "-o", str(scratch / kind), *size, *more], 2 if arguments.damaged else 0)
             made = sum(1 for _ in (scratch / kind).rglob("*.png"))
-            if made != arguments.pictures - arguments.damaged:
-                sys.exit(f"{kind}: {made} pictures were made")
+            if made != arguments.images - arguments.damaged:
+                sys.exit(f"{kind}: {made} images were written")
             rates[kind] = {
-                "seconds": whole["seconds"],
-                "processor_seconds": whole["processor_seconds"],
+                "seconds": entire["seconds"],
+                "processor_seconds": entire["processor_seconds"],
                 "of_which_start": start["processor_seconds"],
-                "pictures_per_processor_second": round(arguments.pictures / whole["processor_seconds"], 2),
+                "images_per_processor_second": round(arguments.images / entire["processor_seconds"], 2),
                 "without_start": round(
-                    arguments.pictures / (whole["processor_seconds"] - start["processor_seconds"]), 2
+                    arguments.images / (entire["processor_seconds"] - start["processor_seconds"]), 2
                 ),
             }
         same = sum(
@@ -68,26 +66,26 @@ def main() -> None:
         )
 
 
-def make_pictures(folder: Path, count: int, damaged: int, width: int) -> Path:
+def make_images(folder: Path, count: int, damaged: int, width: int) -> Path:
     drawings = [draw_example(np.random.default_rng(seed), (width * 3 // 4, width))[0] for seed in range(10)]
     for index in range(count):
-        place = folder / f"{index // 500}" / f"{index:05}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawings[index % 10]).save(place, quality=90)
+        path = folder / f"{index // 500}" / f"{index:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawings[index % 10]).save(path, quality=90)
         if damaged and index % (count // damaged) == 0:
-            place.write_bytes(place.read_bytes()[: 100 * (index % 3)])
+            path.write_bytes(path.read_bytes()[: 100 * (index % 3)])
     return folder
 
 
 def predict(arguments: list[str], code: int = 0) -> dict[str, float]:
-    """Runs the command; seconds, and processor seconds of it and all that it starts."""
+    """Runs the command; returns its seconds, and the processor seconds of it and its child processes."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "purinet_jax.commands.main", "predict", *arguments])
     used: dict[tuple[int, float], float] = {}
 
-    def watch() -> None:  # nobody waits for all that Ray starts
+    def watch() -> None:  # Ray's processes are not waited for, so their times are polled
         while process.poll() is None:
-            with suppress(psutil.NoSuchProcess):  # ended between two looks
+            with suppress(psutil.NoSuchProcess):  # ended in between
                 main_process = psutil.Process(process.pid)
                 for child in [main_process, *main_process.children(recursive=True)]:
                     times = child.cpu_times()
@@ -104,7 +102,7 @@ def predict(arguments: list[str], code: int = 0) -> dict[str, float]:
 
 
 def lose_a_node(folder: Path, output: Path, size: list[str]) -> dict[str, Any]:
-    """Two nodes begin, and one is killed when half of the pictures are there."""
+    """Starts two nodes, and kills one when half of the outputs are written."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on loopback
     from ray.cluster_utils import Cluster
@@ -118,22 +116,22 @@ def lose_a_node(folder: Path, output: Path, size: list[str]) -> dict[str, Any]:
         process = subprocess.Popen(
             [sys.executable, "-m", "purinet_jax.commands.main", *command], stderr=subprocess.PIPE
         )
-        there = 0
-        while 2 * there < len(files) and process.poll() is None:
+        written = 0
+        while 2 * written < len(files) and process.poll() is None:
             time.sleep(0.2)
-            there = sum(pq.ParquetFile(part).metadata.num_rows for part in output.glob("part-*.parquet"))
+            written = sum(pq.ParquetFile(part).metadata.num_rows for part in output.glob("part-*.parquet"))
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-        _, said = process.communicate()
+        _, stderr = process.communicate()
     finally:
         cluster.shutdown()
     rows = pq.read_table(output).to_pylist()
     count = Counter(row["name"] for row in rows)
     return {
         "exit_code": process.returncode,
-        "there_when_the_node_was_killed": there,
-        "workers_were_lost": b"workers were lost" in said,
-        "pictures": len(files),
-        "answered_once": sum(count[name] == 1 for name in files),
+        "written_when_the_node_was_killed": written,
+        "workers_were_lost": b"workers were lost" in stderr,
+        "images": len(files),
+        "predicted_once": sum(count[name] == 1 for name in files),
         "rows": len(rows),
         "with_map": sum(row["map"] is not None and row["error"] is None for row in rows),
         "with_error": sum(row["map"] is None and row["error"] is not None for row in rows),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from purinet_jax.prediction import refine
-from purinet_jax.prediction.refine import guided_coefficients, refine_map, refined_strips, stretched_strips
+from purinet_jax.prediction.refine import guided_coefficients, refine_map, refined_strips, upsampled_strips
 
 RNG = np.random.default_rng(0)
 
@@ -57,7 +57,7 @@ def test_strips_are_opencvs_interpolation(shape: tuple[int, int], strip: int, mo
     monkeypatch.setattr(refine, "_STRIP", strip)
     for rows in (9, 1):
         values = RNG.random((rows, 12, 4), np.float32)
-        parts = list(stretched_strips(values, *shape))
+        parts = list(upsampled_strips(values, *shape))
         np.testing.assert_array_equal(np.concatenate([np.arange(shape[0])[rows] for rows, _ in parts]), range(shape[0]))
         found = np.concatenate([strip for _, strip in parts], axis=1).transpose(1, 2, 0)
         np.testing.assert_allclose(found, cv2.resize(values, shape[::-1]).reshape(*shape, 4), atol=1e-6)

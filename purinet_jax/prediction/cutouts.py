@@ -1,9 +1,7 @@
-"""What people want of a map: a mask, the object cut out, the object on another background, a tinted picture. Pure
-functions of an image and its map, in strips, so that large images need little more than their result.
+"""Make masks, cut-outs, composites and overlays from an image and its map, in strips to save memory.
 
-At a soft edge a photograph's colours are mixed of object and ground. A cut-out that kept them would wear a halo of its
-old ground on any new one, so the object's own colours are estimated there, by blur fusion (Forte: Approximate Fast
-Foreground Colour Estimation, ICIP 2021).
+At soft edges, colours mix object and background. So that a cut-out has no halo of its old background, the object's own
+colours are estimated by blur fusion (Forte: Approximate Fast Foreground Colour Estimation, ICIP 2021).
 """
 
 from collections.abc import Iterator
@@ -12,37 +10,37 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from purinet_jax.prediction.refine import stretched_strips
+from purinet_jax.prediction.refine import upsampled_strips
 
 TINT = (255, 40, 80)
 """The colour that `overlay` marks objects with, RGB."""
 
-# Of the square within which object's and ground's colours are blurred, pixels; and the two blurs' windows.
+# The longer side of the image in which colours are blurred, and the windows of the two blurs, pixels.
 _BLURRED_SIDE = 512
 _BLURS = (91, 7)
-# Soft pixels whose map is this far below and above the threshold are ground and object.
+# From the threshold to the saliency that is fully transparent or opaque.
 _SOFTNESS = 0.35
 _STRIP = 1 << 18
 
 
 def binary_mask(saliency: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """A map uint8 [height, width] → 255 where it reaches `threshold` · 255, 0 elsewhere."""
+    """Returns uint8 [height, width]: 255 where the map, of the same type, reaches `threshold` · 255, 0 elsewhere."""
     return np.where(saliency >= threshold * 255, np.uint8(255), np.uint8(0))
 
 
 def cutout(
     image: np.ndarray, saliency: np.ndarray, alpha: np.ndarray | None = None, threshold: float = 0.5
 ) -> np.ndarray:
-    """Cuts the object out, with a soft edge and without the ground's colours in it.
+    """Cuts the object out, with a soft edge that has no colours of the background.
 
     Args:
       image: uint8 [height, width, 3].
       saliency: the map, uint8 [height, width].
-      alpha: the image's own, uint8 [height, width]; it multiplies the cut-out's.
+      alpha: the image's own, uint8 [height, width], which multiplies the cut-out's.
       threshold: the saliency in (0, 1) that is half transparent.
 
     Returns:
-      uint8 [height, width, 4], red green blue alpha; black where it is fully transparent.
+      uint8 [height, width, 4], RGBA; black where it is fully transparent.
     """
     opacity = _opacity(saliency, threshold)
     shown = opacity if alpha is None else cv2.multiply(opacity, alpha, scale=1 / 255)
@@ -54,7 +52,7 @@ def cutout(
 
 
 def _opacity(saliency: np.ndarray, threshold: float) -> np.ndarray:
-    """A map → the cut-out's alpha, both uint8 [height, width]: a smooth ramp about the threshold."""
+    """Returns the cut-out's alpha, uint8 [height, width]: a smooth ramp of the map about the threshold."""
     low, high = max(threshold - _SOFTNESS, 0.0), min(threshold + _SOFTNESS, 1.0)
     ramp = np.clip((np.arange(256) / 255 - low) / (high - low), 0, 1)
     table = np.rint(255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8)
@@ -62,10 +60,10 @@ def _opacity(saliency: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _object_colours(image: np.ndarray, opacity: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The object's colours at every pixel, uint8 [rows, width, 3], in strips of rows from the top.
+    """Yields the object's colours at every pixel, uint8 [rows, width, 3], in strips of rows from the top.
 
-    Object's and ground's colours are blurred at a small size; what they do not explain of a pixel is the object's, in
-    the share that its opacity says (Forte, equation 4).
+    The colours of object and background are blurred at a small size; the rest of each pixel's colour is added to the
+    object's in proportion to its opacity (Forte, equation 4).
     """
     height, width = opacity.shape
     scale = min(1.0, _BLURRED_SIDE / max(height, width))
@@ -75,18 +73,18 @@ def _object_colours(image: np.ndarray, opacity: np.ndarray) -> Iterator[tuple[sl
     front = back = colours
     for window in _BLURS:
         front, back = _blur_fusion(colours, front, back, share, window)
-    for rows, blurred in stretched_strips(np.concatenate([front, back], axis=-1), height, width):
+    for rows, blurred in upsampled_strips(np.concatenate([front, back], axis=-1), height, width):
         front, back = blurred[:3].transpose(1, 2, 0), blurred[3:].transpose(1, 2, 0)
         share = opacity[rows, :, None] * np.float32(1 / 255)
-        unexplained = image[rows] - share * front - (1 - share) * back
-        yield rows, np.clip(front + share * unexplained + 0.5, 0, 255).astype(np.uint8)
+        rest = image[rows] - share * front - (1 - share) * back
+        yield rows, np.clip(front + share * rest + 0.5, 0, 255).astype(np.uint8)
 
 
 def _blur_fusion(
     colours: np.ndarray, front: np.ndarray, back: np.ndarray, share: np.ndarray, window: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One pass of blur fusion: colours [rows, columns, 3] of object and ground, averaged over windows each by its
-    share [rows, columns, 1], and the object's corrected by the image."""
+    """One pass of blur fusion: averages the colours [rows, columns, 3] of object and background over windows, weighted
+    by their shares [rows, columns, 1], and corrects the object's by the image."""
 
     def blur(values: np.ndarray) -> np.ndarray:
         return cv2.blur(values, (window, window)).reshape(*values.shape)
@@ -97,38 +95,32 @@ def _blur_fusion(
     return np.clip(front, 0, 255), back
 
 
-def composite(picture: np.ndarray, background: tuple[int, int, int] | np.ndarray) -> np.ndarray:
-    """Puts a cut-out on a colour or on another picture.
+def composite(rgba: np.ndarray, background: tuple[int, int, int] | np.ndarray) -> np.ndarray:
+    """Puts a cut-out on a colour or on another image.
 
     Args:
-      picture: the cut-out, uint8 [height, width, 4].
-      background: red, green, blue; or uint8 [rows, columns, 3], which is scaled to cover the cut-out, its middle kept.
+      rgba: the cut-out, uint8 [height, width, 4].
+      background: red, green, blue; or uint8 [rows, columns, 3], scaled to cover the cut-out and cropped to its centre.
 
     Returns:
       uint8 [height, width, 3].
     """
-    height, width = picture.shape[:2]
-    ground = np.array(background, np.float32)
+    height, width = rgba.shape[:2]
     if isinstance(background, np.ndarray):
-        ground = np.asarray(ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.BICUBIC))
+        fitted = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.BICUBIC)
+        background = np.asarray(fitted)
+    else:
+        background = np.broadcast_to(np.float32(background), (height, width, 3))
     result = np.empty((height, width, 3), np.uint8)
     for rows in _strips(height, width):
-        share = picture[rows, :, 3:] * np.float32(1 / 255)
-        below = ground[rows] if ground.ndim == 3 else ground
-        result[rows] = share * picture[rows, :, :3] + (1 - share) * below + 0.5
+        share = rgba[rows, :, 3:] * np.float32(1 / 255)
+        result[rows] = share * rgba[rows, :, :3] + (1 - share) * background[rows] + 0.5
     return result
 
 
 def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
-    """Tints the object and leaves the rest, a little darker.
-
-    Args:
-      image: uint8 [height, width, 3].
-      saliency: the map, uint8 [height, width].
-
-    Returns:
-      uint8 [height, width, 3].
-    """
+    """Tints the object and darkens the rest a little: uint8 [height, width, 3] and its map, uint8 [height, width] →
+    uint8 [height, width, 3]."""
     result = np.empty_like(image)
     tint = np.array(TINT, np.float32)
     for rows in _strips(*saliency.shape):

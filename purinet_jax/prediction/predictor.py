@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # imports Flax, which the package's traced networks do withou
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
 """A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
 
+ImageList = list[ImageLike] | tuple[ImageLike, ...]
+
 
 class Predictor:
     """A network with its weights, ready for images; see `load`.
@@ -49,13 +51,8 @@ class Predictor:
         size: int = 320,
         traced: Traced | None = None,
     ) -> None:
-        """Stores the arguments.
-
-        Args:
-          model: the network, or its configuration, from which it is built when it is first needed.
-          variables, size: as the attributes.
-          traced: the network's traced program for these variables, if there is one.
-        """
+        """Takes the attributes; `model` may be its configuration, to build it at its first use, and `traced` is the
+        network's traced program for these variables, if there is one."""
         self._model_or_config = model
         self.variables = variables
         self.size = size
@@ -94,15 +91,10 @@ class Predictor:
     def predict(self, images: ImageLike, size: int | None = None, refine: bool = True) -> np.ndarray: ...
 
     @overload
-    def predict(
-        self, images: list[ImageLike] | tuple[ImageLike, ...], size: int | None = None, refine: bool = True
-    ) -> list[np.ndarray]: ...
+    def predict(self, images: ImageList, size: int | None = None, refine: bool = True) -> list[np.ndarray]: ...
 
     def predict(
-        self,
-        images: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
-        size: int | None = None,
-        refine: bool = True,
+        self, images: ImageLike | ImageList, size: int | None = None, refine: bool = True
     ) -> np.ndarray | list[np.ndarray]:
         """Finds the salient objects in one image or in each image of a list.
 

@@ -32,11 +32,7 @@ logger = logging.getLogger(__name__)
 _ROWS = 128
 
 # What Ray reserves for an actor, by its device.
-_ACTOR: dict[str, dict[str, Any]] = {
-    "GPU": {"num_gpus": 1},
-    "TPU": {"resources": {"TPU": 1}},
-    "CPU": {"num_cpus": 1},
-}
+_ACTOR: dict[str, Any] = {"GPU": {"num_gpus": 1}, "TPU": {"resources": {"TPU": 1}}, "CPU": {"num_cpus": 1}}
 
 # Bytes of Ray's object store on a local cluster: only names and errors pass through it.
 _STORE = 128 << 20
@@ -146,9 +142,8 @@ class _Worker:
             remaining = set(task["names"])
             try:
                 with open_parquet(task["part"], self._filesystem) as file:
-                    rows = file.iter_batches(self._rows, row_groups=[task["group"]], columns=["name", "bytes"])
-                    for some in rows:
-                        images = pa.Table.from_batches([some])
+                    for rows in file.iter_batches(self._rows, row_groups=[task["group"]], columns=["name", "bytes"]):
+                        images = pa.Table.from_batches([rows])
                         wanted = images.filter(
                             pa.array([str(name) in remaining for name in images["name"]], pa.bool_())
                         )
@@ -233,13 +228,12 @@ def _devices() -> tuple[str, int]:
 def predict_collection(
     images: ImageCollection, output: Output, pending: Iterable[str], *, rows: int = _ROWS, **arguments: Any
 ) -> Generator[tuple[str, str | None]]:
-    """Predicts on images and writes the outputs, on the connected cluster (`ray_cluster`).
+    """Predicts on the pending images of a collection and writes the outputs, on the connected cluster (`ray_cluster`).
 
     The task of a lost worker is repeated image by image; an image that ends its worker every time is an error.
 
     Args:
-      images: all images.
-      output: where outputs go.
+      images, output: all images, and where outputs go.
       pending: names of the images to predict on.
       rows: how many images a task takes, and a Parquet file holds.
       **arguments: of `BatchPredictor`.
@@ -292,7 +286,7 @@ def _run_round(
     kind, count = _devices()
     tasks = list(_tasks(images, set(names), rows))
     with warnings.catch_warnings():
-        # A later Ray replaces `ray_remote_args`, through which the retries are set here.
+        # Ray 2.64 removes the arguments for actors' retries.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", DeprecationWarning)
         dataset = ray.data.from_arrow(tasks).map_batches(
             _Worker,
