@@ -1,9 +1,8 @@
-"""Inference as a file that JAX alone runs: `jax.export` of the package's public functions, for any number of images.
+"""Inference as a StableHLO file for JAX: `jax.export` of the package's public functions, for any number of images.
 
     python examples/exported.py model.stablehlo
 
-Network and weights become one StableHLO program; whoever loads it needs neither this package nor Flax. (Serialising
-needs flatbuffers.)
+Network and weights become one program, which runs without this package and Flax.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from purinet_jax.network.inference import saliency_maps
 
 
 def exported(model: purinet_jax.PurNet, variables: Any, size: int) -> bytes:
-    """The program uint8 [batch, size, size, 3] → float32 [batch, size, size] in [0, 1], for every batch, serialised."""
+    """The serialised program uint8 [batch, size, size, 3] → float32 [batch, size, size] in [0, 1], for any batch."""
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     program = jax.export.export(jax.jit(lambda x: saliency_maps(model, variables, x)), platforms=("cpu", "cuda", "tpu"))
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     predictor = purinet_jax.load(options.checkpoint)
     options.output.write_bytes(exported(predictor.model, predictor.variables, predictor.size))
 
-    # All that a user of the file needs:
+    # How to use the file:
     program = jax.export.deserialize(bytearray(options.output.read_bytes()))
     images = np.zeros((2, *program.in_avals[0].shape[1:]), np.uint8)
     print(

@@ -2,9 +2,9 @@
 
     python scripts/time_exported.py --size 320 stage3.pth
 
-Without weights, the package's own. Milliseconds for one image, medians of means over four in a row: of the clock, and
-of the processor over all threads, which counts on a machine that others use too. PyTorch, as it is and compiled, is
-timed where it is installed, on the same layers with BatchNorm folded (`torch_network.py`), channels last.
+The default is the package's network. Milliseconds for one image, medians of means over four runs: wall-clock time, and
+processor time over all threads, which is reliable on a shared machine. PyTorch, if installed, runs the exported layers
+(`torch_network.py`), channels last, with and without `torch.compile`.
 """
 
 import argparse
@@ -34,12 +34,12 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
 
     Args:
       predictor: the network.
-      repeats: how often each is timed, over four runs in a row.
-      threads: that onnxruntime and PyTorch compute with.
+      repeats: how often each is timed over four runs.
+      threads: the threads of onnxruntime and PyTorch.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting is no work
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would count as processor time
     exported = export_onnx(predictor)
     session = onnxruntime.InferenceSession(exported, options)
     backbone = predictor.model.backbone
@@ -55,12 +55,12 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
     }
     if importlib.util.find_spec("torch") is not None:
         runs.update(_in_torch(exported, inputs["image"], threads))
-    answers = {name: [run(), run()][0] for name, run in runs.items()}
+    maps = {name: [run(), run()][0] for name, run in runs.items()}
     clock: dict[str, list[float]] = {name: [] for name in runs}
     processor: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
-            run()  # the threads of the one before may go on for a while, waiting for more
+            run()  # the previous program's threads may spin for a while
             start = time.perf_counter(), time.process_time()
             for _ in range(_IN_A_ROW):
                 run()
@@ -72,7 +72,7 @@ def compare(predictor: Predictor, repeats: int, threads: int = 2) -> dict[str, A
         "stablehlo_bytes": len(export_stablehlo(predictor)),
         "clock_ms": {name: round(statistics.median(times), 1) for name, times in clock.items()},
         "processor_ms": {name: round(statistics.median(times), 1) for name, times in processor.items()},
-        "largest_difference": {name: float(np.abs(answers[name] - answers["jax"]).max()) for name in runs},
+        "largest_difference": {name: float(np.abs(maps[name] - maps["jax"]).max()) for name in runs},
     }
 
 

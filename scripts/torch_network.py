@@ -1,6 +1,4 @@
-"""The exported network in PyTorch, for `time_exported.py` to time beside this package: the same folded weights, layer
-by layer, in PyTorch's own convolutions. Only those operations are here that `purinet_jax.export` writes.
-"""
+"""An exported network in PyTorch, for `time_exported.py`: a layer for each operation that `purinet_jax.export` uses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +14,7 @@ class TorchNetwork(nn.Module):
     """An exported network as a module: normalised images [batch, 3, height, width] → maps [batch, 1, height, width].
 
     Raises:
-      KeyError: the graph has an operation that is not known here.
+      KeyError: the graph has an unknown operation.
     """
 
     def __init__(self, exported: bytes) -> None:
@@ -24,7 +22,7 @@ class TorchNetwork(nn.Module):
         graph = onnx.load_from_string(exported).graph
         self.image, self.saliency = graph.input[0].name, graph.output[0].name
         constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.initializer}
-        # Axes, bounds and factors as numbers, which torch.compile takes for what they are; the rest as tensors.
+        # Axes, bounds and factors as Python numbers, constants to torch.compile; the rest as tensors.
         plain = {name for node in graph.node if node.op_type in _WITH_NUMBERS for name in node.input[1:] if name}
         self.numbers = {name: constants[name].tolist() for name in plain}
         self.names = {name: name.replace("/", "_") for name in constants if name not in plain}
@@ -51,7 +49,7 @@ def _settings(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _padded(x: Tensor, pads: list[int], fill: float) -> tuple[Tensor, tuple[int, int]]:
-    """ONNX pads as (top, left, bottom, right); PyTorch's layers take the two sides of an axis alike."""
+    """ONNX pads (top, left, bottom, right) as PyTorch's layers take them: the same on both sides of an axis."""
     top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return x, (top, left)

@@ -71,17 +71,16 @@ def onnx_graph(jaxpr: ClosedJaxpr, parameters: Mapping[str, np.ndarray], output:
     image = _Pixels("image", _shape(jaxpr.jaxpr.invars[-1]))
     result = graph.translate(jaxpr, [*(_Constant(value, name) for name, value in parameters.items()), image])
     assert isinstance(result, _Pixels)
-    nodes = graph.with_biases()
-    for node in nodes:
+    for node in graph.nodes:
         node.output[:] = [output if name == result.name else name for name in node.output]
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in graph.nodes for name in node.input}
 
     def described(name: str, shape: Sequence[int]) -> onnx.ValueInfoProto:
         sides: list[str | int | None] = ["batch", *(shape[axis] for axis in _NCHW[1:])]
         return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides)
 
     return helper.make_graph(
-        nodes,
+        graph.nodes,
         "purinet_jax",
         [described("image", image.shape)],
         [described(output, result.shape)],
@@ -124,7 +123,7 @@ class _Graph:
 
     def node(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node; returns its output's name."""
-        output = self._unique(operator)
+        output = self.unique(operator)
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
@@ -132,35 +131,14 @@ class _Graph:
         """Adds an initializer unless it exists; returns its name."""
         existing = self.initializers.get(name)
         if existing is None or existing.shape != value.shape or not np.array_equal(existing, value):
-            name = name if existing is None else self._unique(name)
+            name = name if existing is None else self.unique(name)
             self.initializers[name] = np.ascontiguousarray(value)
         return name
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
+        """A name that no node or initializer has."""
         self._count[name] += 1
         return f"{name}_{self._count[name]}"
-
-    def with_biases(self) -> list[onnx.NodeProto]:
-        """The nodes, with constants that are added to a convolution's output as its bias."""
-        uses = Counter(name for node in self.nodes for name in node.input)
-        convolutions = {node.output[0]: node for node in self.nodes if node.op_type == "Conv"}
-        nodes: list[onnx.NodeProto] = []
-        for node in self.nodes:
-            convolution = convolutions.get(node.input[0]) if node.op_type == "Add" else None
-            bias = self.initializers.get(node.input[-1])
-            if (
-                convolution is None
-                or bias is None
-                or len(convolution.input) != 2
-                or uses[node.input[0]] != 1
-                or bias.size != self.initializers[convolution.input[1]].shape[0]
-            ):
-                nodes.append(node)
-                continue
-            self.initializers[node.input[-1]] = bias.reshape(-1)
-            convolution.input.append(node.input[-1])
-            convolution.output[0] = node.output[0]
-        return nodes
 
 
 # Translations: of a graph, an equation, its operands and its static arguments → the value of its output.
@@ -197,6 +175,19 @@ def _reduction(operator: str, graph: _Graph, equation: JaxprEqn, x: _Pixels) -> 
     shape = tuple(1 if axis in reduced else side for axis, side in enumerate(x.shape))
     kept = tuple(axis for axis in x.axes if axis not in reduced)
     return _Pixels(graph.node(operator, [x.name, axes], keepdims=1), shape, kept)
+
+
+def _sum(graph: _Graph, equation: JaxprEqn, x: _Value, y: _Value) -> _Pixels:
+    """A constant that is added to a convolution's output becomes its bias."""
+    convolution = graph.nodes[-1] if graph.nodes and graph.nodes[-1].op_type == "Conv" else None
+    if convolution is None or not isinstance(x, _Pixels) or not isinstance(y, _Constant):
+        return _elementwise("Add", graph, equation, x, y)
+    if convolution.output[0] != x.name or len(convolution.input) != 2 or y.value.size != x.shape[3]:
+        return _elementwise("Add", graph, equation, x, y)
+    convolution.input.append(graph.initializer(y.name, y.value.reshape(-1)))
+    # Under a new name: the output without the bias no longer exists.
+    convolution.output[0] = graph.unique("Add")
+    return replace(x, name=convolution.output[0])
 
 
 def _convolved(graph: _Graph, x: _Pixels, kernel: _Constant, size: Sequence[int], **settings: Any) -> _Pixels:
@@ -310,7 +301,7 @@ def _shape(atom: Any) -> tuple[int, ...]:
 
 # JAX's primitives
 _TRANSLATIONS: dict[str, Callable[..., _Value]] = {
-    "add": partial(_elementwise, "Add"),
+    "add": _sum,
     "broadcast_in_dim": _broadcast_in_dim,
     "conv_general_dilated": _convolution,
     "copy": _identity,

@@ -6,7 +6,7 @@ A network's own shapes say which tensors there must be, so only the names and ax
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -47,35 +47,27 @@ _KERAS_LEAVES = {
     "var": "moving_variance",
 }
 
-# How the names of PurNet's decoder start, and those of its attentions.
+# How the names of the decoder start, and those of the attentions.
 _DECODER = re.compile(r"((oa|ea|ea_e)_)?(pre_)?(convert|feature_upscore|predict)\d")
 _ATTENTION_PREFIXES = {"promotion": "oa_", "rectification": "ea_"}
-# How the names of a backbone's tensors start: the authors', torchvision's, Keras' and the PyTorch ports'.
+_LITE_CLASSIFIER = re.compile(r"(_conv_head|_bn1|_fc)\.")
+# How the names of a backbone's tensors start, the authors', torchvision's, Keras' and the PyTorch ports', and those of
+# the classifier after it. The ports differ in the index of their last block.
 _BACKBONE_NAMES = {
-    "resnet50": re.compile(r"layer\d\.|conv1\.|bn1\."),
-    "vgg16": re.compile(r"features\."),
-    "mobilenet_v2": re.compile(r"(bn_)?Conv1[./]|expanded_conv|block_\d"),
-    # by the index of their last block
-    "efficientnet_lite2": re.compile(r"_blocks\.20\."),
-    "efficientnet_lite0": re.compile(r"_blocks\.15\."),
-}
-# Of what follows the backbone in a classification network.
-_CLASSIFIER_NAMES = {
-    "resnet50": re.compile(r"fc\."),
-    "vgg16": re.compile(r"classifier\."),
-    "efficientnet_lite0": re.compile(r"(_conv_head|_bn1|_fc)\."),
-    "efficientnet_lite2": re.compile(r"(_conv_head|_bn1|_fc)\."),
-    "mobilenet_v2": re.compile(r"(Conv_1|Conv_1_bn|global_average_pooling2d|predictions|Logits)/"),
+    "resnet50": (re.compile(r"layer\d\.|conv1\.|bn1\."), re.compile(r"fc\.")),
+    "vgg16": (re.compile(r"features\."), re.compile(r"classifier\.")),
+    "mobilenet_v2": (
+        re.compile(r"(bn_)?Conv1[./]|expanded_conv|block_\d"),
+        re.compile(r"(Conv_1|Conv_1_bn|global_average_pooling2d|predictions|Logits)/"),
+    ),
+    "efficientnet_lite2": (re.compile(r"_blocks\.20\."), _LITE_CLASSIFIER),
+    "efficientnet_lite0": (re.compile(r"_blocks\.15\."), _LITE_CLASSIFIER),
 }
 # torchvision's names of the authors' `layer0`
 _STEM = {"conv1.": "layer0.0.", "bn1.": "layer0.1."}
 
-
-class _Foreign(NamedTuple):
-    """What a leaf is called elsewhere, and our axes in the order there (None: the same)."""
-
-    name: str
-    axes: tuple[int, ...] | None
+_Foreign = tuple[str, tuple[int, ...] | None]
+"""What a leaf is called elsewhere, and our axes in the order there (None: the same)."""
 
 
 def to_authors(variables: Mapping[str, Any], batches_tracked: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
@@ -117,15 +109,11 @@ def from_authors(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Mod
 
 
 def from_backbone(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], BackboneConfig, list[str]]:
-    """Returns the backbone's variables of a classification network, their configuration, and the unused names.
+    """Returns the backbone's variables of a classification network, their configuration, and the classifier's names.
 
-    Args:
-      tensors: torchvision's `resnet50` or `vgg16`, EfficientNet-Lite's PyTorch ports, Keras' MobileNetV2
-        (`Conv1/kernel`, with or without the ending `:0`), or a backbone under the authors' names.
-
-    Returns:
-      Variables, whose leaves are below `backbone`; the configuration; the names of the classifier's tensors, which
-      are left out.
+    `tensors` are torchvision's `resnet50` or `vgg16`, EfficientNet-Lite's PyTorch ports, Keras' MobileNetV2
+    (`Conv1/kernel`, with or without the ending `:0`), or a backbone under the authors' names. The variables are below
+    `backbone`; the classifier's tensors are left out.
 
     Raises:
       InputError: no backbone is recognised, or tensors are missing, surplus or of another shape.
@@ -134,7 +122,7 @@ def from_backbone(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Ba
     if backbone is None:
         raise InputError(f"holds no tensors of {', '.join(BACKBONES)} (starts with {first_names(tensors)})")
     config = BackboneConfig(backbone)
-    dropped = [name for name in tensors if _CLASSIFIER_NAMES[backbone].match(name)]
+    dropped = [name for name in tensors if _BACKBONE_NAMES[backbone][1].match(name)]
     kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     rename = _authors_name
     if any("/" in name for name in kept):
@@ -157,18 +145,18 @@ def torchvision_to_authors(name: str) -> str:
 def _authors_name(path: Path) -> _Foreign:
     """A leaf in the authors' file: (params, convert5, 0, kernel) is convert5.0.weight."""
     name, axes = _PYTORCH_LEAVES[path[-1]]
-    return _Foreign(".".join([*authors_modules(path), name]), axes)
+    return ".".join([*authors_modules(path), name]), axes
 
 
 def _torchvision_name(path: Path) -> _Foreign:
     """A leaf in torchvision's file, where the authors' `layer0` has no name of its own."""
     name, axes = _authors_name(path)
-    return _Foreign(_replace_prefix(name, {authors: theirs for theirs, authors in _STEM.items()}), axes)
+    return _replace_prefix(name, {authors: theirs for theirs, authors in _STEM.items()}), axes
 
 
 def _keras_name(path: Path) -> _Foreign:
     """A leaf in a Keras file: (params, backbone, bn_Conv1, scale) is bn_Conv1/gamma. The layouts are ours."""
-    return _Foreign("/".join([*authors_modules(path), _KERAS_LEAVES[path[-1]]]), None)
+    return "/".join([*authors_modules(path), _KERAS_LEAVES[path[-1]]]), None
 
 
 def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
@@ -178,7 +166,7 @@ def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:
 def _backbone_of(names: Iterable[str]) -> str | None:
     """The backbone whose tensors are among the names."""
     names = list(names)
-    return next((name for name, pattern in _BACKBONE_NAMES.items() if any(map(pattern.match, names))), None)
+    return next((name for name, (start, _) in _BACKBONE_NAMES.items() if any(map(start.match, names))), None)
 
 
 def _from_named(

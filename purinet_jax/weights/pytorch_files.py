@@ -9,6 +9,7 @@ https://docs.pytorch.org/docs/stable/notes/serialization.html; the opcodes are t
 import io
 import math
 import pickletools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from purinet_jax.errors import InputError
-from purinet_jax.weights.untrusted import ExpansionLimit, open_zip, printable
+from purinet_jax.weights.untrusted import check_expansion, open_zip, printable
 
 # A checkpoint of 1,200 tensors has 50,000 opcodes; two million take seconds.
 _MOST_OPCODES = 2_000_000
@@ -26,18 +27,9 @@ _MOST_OPCODES = 2_000_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-_STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "BoolStorage": np.dtype(np.bool_),
-    "ByteStorage": np.dtype(np.uint8),
-    "CharStorage": np.dtype(np.int8),
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "IntStorage": np.dtype(np.int32),
-    "LongStorage": np.dtype(np.int64),
-    "ShortStorage": np.dtype(np.int16),
-}
+_C_TYPES = {"Bool": "?", "Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8"}
+_FLOATS = {"Half": "f2", "BFloat16": ml_dtypes.bfloat16, "Float": "f4", "Double": "f8"}
+_STORAGE_DTYPES = {f"{name}Storage": np.dtype(dtype) for name, dtype in (_C_TYPES | _FLOATS).items()}
 # Files of PyTorch before 1.6 name the storages of GPU tensors by the second module.
 _STORAGE_MODULES = ("torch", "torch.cuda")
 _BUILDERS = frozenset(
@@ -48,6 +40,11 @@ _BUILDERS = frozenset(
         "torch._utils._rebuild_parameter",
         "torch._utils._rebuild_parameter_with_state",
     }
+)
+# Opcodes that push a constant, and those that push their argument.
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_ARGUMENTS = re.compile(
+    "INT|BININT[12]?|LONG[14]?|(BIN)?FLOAT|UNICODE|BIN(BYTES|UNICODE)8|(SHORT_)?BIN(BYTES|UNICODE|STRING)"
 )
 # Where training scripts put the network's tensors next to the optimiser's.
 _NESTED_NAMES = ("state_dict", "model", "model_state_dict", "net", "network")
@@ -86,8 +83,10 @@ def read_pytorch(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     tensors, raw = _read_zip(path) if is_zip else _read_legacy(path.read_bytes())
-    limit = ExpansionLimit(path)
-    return {name: _build_array(tensor, raw[tensor.storage.key], limit) for name, tensor in tensors.items()}
+    # Zero lengths are left out: next to one, the others could be so large that they overflow in NumPy.
+    counts = (math.prod(filter(None, x.shape)) * x.storage.dtype.itemsize for x in tensors.values())
+    check_expansion(path, sum(counts))
+    return {name: _build_array(tensor, raw[tensor.storage.key]) for name, tensor in tensors.items()}
 
 
 def _read_zip(path: Path) -> tuple[dict[str, _Tensor], dict[str, bytes]]:
@@ -183,22 +182,12 @@ def _read_pickle(stream: io.BytesIO, storages: dict[str, _Storage] | None = None
                 if len(stack) != 1:
                     raise InputError("damaged pickle: ends early")
                 return stack[0]
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE":
-                stack.append(True)
-            case "NEWFALSE":
-                stack.append(False)
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
-                stack.append(argument)
-            case "UNICODE" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINSTRING" | "SHORT_BINSTRING":
-                stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+            case name if name in _CONSTANTS:
+                stack.append(_CONSTANTS[name])
+            case name if _ARGUMENTS.fullmatch(name):
                 stack.append(argument)
             case "MARK":
                 marks.append(len(stack))
-            case "EMPTY_TUPLE":
-                stack.append(())
             case "TUPLE":
                 stack.append(tuple(since_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
@@ -350,11 +339,9 @@ def _state_dict(value: object) -> dict[str, _Tensor]:
     return found
 
 
-def _build_array(tensor: _Tensor, raw: bytes | memoryview, limit: ExpansionLimit) -> np.ndarray:
+def _build_array(tensor: _Tensor, raw: bytes | memoryview) -> np.ndarray:
     """The array that `tensor` describes, copied from its storage's bytes."""
     dtype = tensor.storage.dtype
-    # Zero lengths are left out: next to one, the others could be so large that they overflow in NumPy.
-    limit.take(math.prod(length for length in tensor.shape if length) * dtype.itemsize)
     if len(raw) < tensor.storage.count * dtype.itemsize:
         raise InputError(f"storage {printable(tensor.storage.key)} is cut short")
     if math.prod(tensor.shape) == 0:

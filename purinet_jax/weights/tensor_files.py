@@ -30,19 +30,9 @@ _SUFFIXES = (".pth", ".pt", ".tar", ".npz", ".safetensors")
 _METADATA = "__metadata__"  # reserved by .safetensors; version 0.2.0 wrote a text array of that name to .npz files
 
 _SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "BOOL": np.dtype(np.bool_),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "I8": np.dtype(np.int8),
-    "I16": np.dtype(np.int16),
-    "I32": np.dtype(np.int32),
-    "I64": np.dtype(np.int64),
-    "U8": np.dtype(np.uint8),
-    "U16": np.dtype(np.uint16),
-    "U32": np.dtype(np.uint32),
-    "U64": np.dtype(np.uint64),
+    **{"BOOL": np.dtype(np.bool_), "BF16": np.dtype(ml_dtypes.bfloat16)},
+    **{f"F{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)},
+    **{f"{kind}{8 * size}": np.dtype(f"{kind.lower()}{size}") for kind in "IU" for size in (1, 2, 4, 8)},
 }
 
 

@@ -51,17 +51,10 @@ def any_error_named(path: Path) -> Iterator[None]:
             raise InputError(f"damaged or not what its ending says ({kind}: {message})") from error
 
 
-class ExpansionLimit:
-    """How many bytes a file may still expand to: a multiple of its size on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self._left = _LARGEST_EXPANSION * path.stat().st_size + 2**20
-
-    def take(self, size: int) -> None:
-        """Counts `size` bytes. Raises InputError beyond the limit."""
-        self._left -= size
-        if self._left < 0:
-            raise InputError(f"refused: it expands to more than {_LARGEST_EXPANSION} times the file's size")
+def check_expansion(path: Path, size: int) -> None:
+    """Raises InputError if a file expands to `size` bytes and that is too much for its own size."""
+    if size > _LARGEST_EXPANSION * path.stat().st_size + 2**20:
+        raise InputError(f"refused: it expands to more than {_LARGEST_EXPANSION} times the file's size")
 
 
 @dataclass(frozen=True)
@@ -80,17 +73,14 @@ class ZipMembers:
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[ZipMembers]:
-    """Opens a zip file whose members expand to no more than the limit altogether."""
-    limit = ExpansionLimit(path)
+    """Opens a zip file whose members altogether pass `check_expansion`."""
     with zipfile.ZipFile(path) as file:
-        members: dict[str, zipfile.ZipInfo] = {}
-        for member in file.infolist():
-            name = printable(member.filename)
-            if member.filename in members:
-                raise InputError(f"has two members {name}")
+        members = {member.filename: member for member in file.infolist()}
+        if len(members) != len(file.infolist()):
+            raise InputError("has two members of one name")
+        check_expansion(path, sum(member.file_size for member in members.values()))
+        for name, member in members.items():
             # The other methods decompress without a limit per call.
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
-                raise InputError(f"{name} is encrypted or compressed by a method that is not supported")
-            limit.take(member.file_size)
-            members[member.filename] = member
+                raise InputError(f"{printable(name)} is encrypted or compressed by a method that is not supported")
         yield ZipMembers(file, members)
