@@ -1,19 +1,20 @@
 from .errors import InputError
 from .evaluation.evaluate import evaluate
 from .network.attention import promotion_attention, rectification_attention
-from .network.model import PurNet, build_model
+from .network.config import ModelConfig
+from .network.model import PurNet
 from .prediction.predictor import Predictor, load
 from .training.losses import purnet_losses, structural_similarity_loss
 from .training.step import train_step
 from .version import __version__
-from .weights.convert import load_variables
+from .weights.files import load_variables
 
 __all__ = [
     "InputError",
+    "ModelConfig",
     "Predictor",
     "PurNet",
     "__version__",
-    "build_model",
     "evaluate",
     "load",
     "load_variables",

@@ -1,4 +1,4 @@
-"""The extractors: levels' shapes, published parameter counts, names, and values computed by PyTorch."""
+"""The backbones: levels' shapes, published parameter counts, names, and values computed by PyTorch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from flax import traverse_util
 
 from purinet_jax.network.backbones import VGG16, EfficientNetLite, MobileNetV2, ResNet50
+from purinet_jax.network.layers import rematerialised
 
 BACKBONES: dict[str, Callable[..., Any]] = {
     "resnet50": ResNet50,
@@ -39,7 +40,7 @@ CHANNELS = {
 
 def abstract_variables(name: str) -> Any:
     images = jnp.zeros((1, 32, 32, 3))
-    return jax.eval_shape(lambda: BACKBONES[name]().init(jax.random.key(0), images, False))
+    return jax.eval_shape(lambda: BACKBONES[name]().init(jax.random.key(0), images))
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,10 @@ def variables_of() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["resnet50", "vgg16", "mobilenet_v2", "efficientnet_lite0"])
 def test_rematerialisation_changes_neither_names_nor_shapes(name: str, variables_of: dict[str, Any]) -> None:
-    model = BACKBONES[name](remat=True)
-    trace = jax.make_jaxpr(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), False), return_shape=True)
-    jaxpr, shapes = trace()
+    def init() -> Any:
+        return BACKBONES[name]().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), remat=rematerialised)
+
+    jaxpr, shapes = jax.make_jaxpr(init, return_shape=True)()
     assert shapes == variables_of[name]
     assert "checkpoint" in str(jaxpr) or "remat" in str(jaxpr)
 
@@ -76,7 +78,7 @@ def test_levels_have_the_images_size_over_their_stride_rounded_up(
     name: str, height: int, width: int, variables_of: dict[str, Any]
 ) -> None:
     images = jnp.zeros((2, height, width, 3))
-    levels = jax.eval_shape(lambda v: BACKBONES[name]().apply(v, images, False), variables_of[name])
+    levels = jax.eval_shape(lambda v: BACKBONES[name]().apply(v, images), variables_of[name])
     assert [level.shape for level in levels] == [
         (2, -(-height // stride), -(-width // stride), channels)
         for stride, channels in zip(STRIDES[name], CHANNELS[name], strict=True)
@@ -147,9 +149,9 @@ def test_resnet_names_are_torchvisions_with_the_authors_stem(variables_of: dict[
 
 
 def test_vgg_names_are_torchvisions(variables_of: dict[str, Any]) -> None:
-    numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    indices = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     assert set(flat(variables_of["vgg16"]["params"])) == {
-        f"features/{number}/{leaf}" for number in numbers for leaf in ("kernel", "bias")
+        f"features/{index}/{leaf}" for index in indices for leaf in ("kernel", "bias")
     }
     assert "batch_stats" not in variables_of["vgg16"]
 
@@ -183,7 +185,7 @@ def test_efficientnet_names_are_those_of_its_pytorch_ports(variables_of: dict[st
 
 
 def draw(variables: Any) -> Any:
-    """Values for all parameters and statistics, seeded by their place among the sorted names."""
+    """Values for all parameters and statistics, seeded by their index among the sorted names."""
 
     def value(name: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
         normal = np.random.default_rng(index).standard_normal(shape).astype(np.float32)
@@ -199,12 +201,12 @@ def draw(variables: Any) -> Any:
     return traverse_util.unflatten_dict(values, sep="/")
 
 
-def picture() -> np.ndarray:
+def random_image() -> np.ndarray:
     return np.random.default_rng(2021).standard_normal((1, 37, 50, 3)).astype(np.float32)
 
 
 # Mean, standard deviation, mean of the first row and of the last column of each level, computed in float64 by
-# PyTorch 2.13's convolutions, pools (VGG's with ceil_mode) and batch norms on the same weights and picture.
+# PyTorch 2.13's convolutions, pools (VGG's with ceil_mode) and batch norms on the same weights and image.
 PYTORCH = {
     "vgg16": [
         (1.13878, 1.35165, 1.08589, 0.71003),
@@ -252,7 +254,7 @@ PYTORCH = {
 @pytest.mark.slow
 def test_levels_have_the_values_that_pytorch_computes(name: str, variables_of: dict[str, Any]) -> None:
     variables = draw(variables_of[name])
-    levels = jax.jit(lambda v, x: BACKBONES[name]().apply(v, x, False))(variables, picture())
+    levels = jax.jit(lambda v, x: BACKBONES[name]().apply(v, x))(variables, random_image())
     for level, expected in zip(levels, PYTORCH[name], strict=True):
         summary = (level.mean(), level.std(), level[:, 0].mean(), level[:, :, -1].mean())
         np.testing.assert_allclose(summary, expected, rtol=1e-4, atol=1e-4)

@@ -1,22 +1,21 @@
-"""BatchNorm folded into convolutions: the same answers, and nothing of it left, for every kind of layer and network."""
+"""Folding of BatchNorm: equal outputs and no BatchNorm left, for every kind of layer and network."""
 
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from helpers.tiny import tiny_model, tiny_variables
 
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.network.folding import find_folds, fold_batchnorm
-from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
-from purinet_jax.network.model import build_model
+from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv
 
 
 def drawn(variables: Any) -> Any:
-    """Other values in place of a fresh network's, whose BatchNorms do nothing; variances and scales positive."""
+    """Random values, as a fresh network's BatchNorms are identities; variances and scales are positive."""
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
@@ -31,48 +30,48 @@ def drawn(variables: Any) -> Any:
 
 
 class EveryConvolution(nn.Module):
-    """Each kind of convolution with a BatchNorm behind it, and one BatchNorm behind none."""
+    """Each kind of convolution followed by a BatchNorm, and one BatchNorm that follows none."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         convolutions = (
             Conv(4, 3, dilation=2),
             Conv(5, 1, use_bias=False),
-            StridedConv(6, jnp.float32),
-            DepthwiseConv(5, 2, jnp.float32),
-            DepthwiseConv(3, 1, jnp.float32),
+            Conv(6, 3, 2, use_bias=False, same=True),
+            DepthwiseConv(5, 2),
+            DepthwiseConv(3, 1),
         )
         for convolution in convolutions:
-            x = jax.nn.relu6(BatchNorm(1e-3)(convolution(x), train))
-        return BatchNorm()(x, train)
+            x = jax.nn.relu6(BatchNorm(1e-3)(convolution(x)))
+        return BatchNorm()(x)
 
 
-def test_every_kind_of_convolution_takes_its_batchnorm_in() -> None:
+def test_batchnorm_is_folded_into_every_kind_of_convolution() -> None:
     model, x = EveryConvolution(), np.random.default_rng(1).standard_normal((2, 9, 12, 3)).astype(np.float32)
-    variables = drawn(jax.eval_shape(lambda: model.init(jax.random.key(0), x, False)))
+    variables = drawn(jax.eval_shape(lambda: model.init(jax.random.key(0), x)))
     before = jax.tree.map(np.copy, variables)
     folded = fold_batchnorm(model, variables)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
-    assert list(folded["batch_stats"]) == ["BatchNorm_5"]  # it stands behind an activation
+    assert list(folded["batch_stats"]) == ["BatchNorm_5"]  # it follows an activation
     assert {name for name in folded["params"] if name.startswith("BatchNorm")} == {"BatchNorm_5"}
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(folded))
-    answer = jax.jit(lambda variables: model.apply(variables, x, False))
-    expected: Any = answer(variables)
+    forward = jax.jit(lambda variables: model.apply(variables, x))
+    expected: Any = forward(variables)
     assert np.std(expected) > 0.1
-    np.testing.assert_allclose(answer(folded), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(forward(folded), expected, rtol=1e-5, atol=1e-5)
     assert fold_batchnorm(model, folded).keys() == folded.keys()
-    jax.tree.map(np.testing.assert_array_equal, fold_batchnorm(model, folded), folded)  # once is enough
+    jax.tree.map(np.testing.assert_array_equal, fold_batchnorm(model, folded), folded)  # folding twice changes nothing
 
 
-def test_the_whole_network_answers_the_same() -> None:
+def test_folded_network_predicts_the_same_maps() -> None:
     model, variables = tiny_model(), drawn(tiny_variables())
     x = np.random.default_rng(1).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    answer = jax.jit(lambda variables: jax.tree.map(jax.nn.sigmoid, model.apply(variables, x)))
+    forward = jax.jit(lambda variables: jax.tree.map(jax.nn.sigmoid, model.apply(variables, x)))
     folded = fold_batchnorm(model, variables)
     assert folded["batch_stats"] == {}
-    for expected, found in zip(jax.tree.leaves(answer(variables)), jax.tree.leaves(answer(folded)), strict=True):
+    for expected, found in zip(jax.tree.leaves(forward(variables)), jax.tree.leaves(forward(folded)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    with pytest.raises(Exception, match="scale"):  # what is folded has no statistics left to train with
+    with pytest.raises(Exception, match="scale"):  # a folded network has no statistics to train with
         jax.eval_shape(lambda: model.apply(folded, x, train=True, mutable=["batch_stats"]))
 
 
@@ -81,7 +80,7 @@ def test_no_batchnorm_is_left_in_any_network(backbone: str) -> None:
     released = backbone == "resnet50"
     config = {"backbone": backbone, "channels": 4, "attention": released, "light": not released}
     config["context"] = backbone == "efficientnet_lite0"
-    model = build_model(config)
+    model = ModelConfig(**config).build()
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     folds = find_folds(model, variables)

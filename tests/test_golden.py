@@ -1,7 +1,7 @@
 """The network, its losses and its train step against the authors' own code (float64, released weights' names).
 
 `PURNET_GOLDEN` names another folder laid out as `tests/fixtures/golden`, `PURNET_GOLDEN_SALT` and
-`PURNET_GOLDEN_SEED` the draw of weights and inputs it was computed on; what a folder leaves out is not compared.
+`PURNET_GOLDEN_SEED` the seeds of the weights and inputs it was computed on; files that a folder lacks are skipped.
 """
 
 import importlib.util
@@ -21,9 +21,10 @@ from flax import traverse_util
 from helpers.products import convolution_by_products
 from helpers.released import RELEASED
 
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.network.folding import fold_batchnorm
 from purinet_jax.network.inference import saliency_maps
-from purinet_jax.network.model import build_model, without_device_axis
+from purinet_jax.network.model import ATTENTIONS
 from purinet_jax.training.losses import Objective
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.step import AXIS, TrainState, create_state, gradients, place_state, pmap_step
@@ -33,7 +34,7 @@ GOLDEN = Path(os.environ.get("PURNET_GOLDEN", Path(__file__).parent / "fixtures"
 SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
 SEED = int(os.environ.get("PURNET_GOLDEN_SEED", "0"))
 LEVELS = range(1, 6)
-# With LLVM's passes, the first level of them: users have the third, which takes longer to compile than it saves here.
+# LLVM's first optimisation level: the third, which users have, takes longer to compile than it saves here.
 OPTIMISED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
 TERMS = ("main", "promotion", "rectification_saliency", "rectification_error", "structural")
 
@@ -114,7 +115,7 @@ def assert_features(values: dict[str, np.ndarray], name: str, actual: Any) -> in
 @pytest.mark.slow
 def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, np.ndarray]]) -> None:
     values = golden("inference")
-    model = build_model({"backbone": "resnet50"})
+    model = ModelConfig().build()
     apply = jax.jit(lambda variables, image: model.apply(variables, image, mutable=["intermediates"]))
     maps, collections = apply(variables, batch(SEED)["image"])
     compared = 0
@@ -123,7 +124,7 @@ def test_inference(variables: dict[str, Any], batch: Callable[[int], dict[str, n
         for kind in ("backbone", "promotion_attention", "rectification_attention"):
             compared += assert_features(values, f"{kind}{level}", collections["intermediates"][f"{kind}{level}"])
     assert compared == len(values)
-    # As for predicting: BatchNorm folded, the finest map alone.
+    # As in prediction: BatchNorm folded, only the finest map.
     folded = saliency_maps(model, fold_batchnorm(model, variables), batch(SEED)["image"])
     np.testing.assert_allclose(folded, jax.nn.sigmoid(maps.saliency[0])[..., 0], rtol=0, atol=1e-5)
 
@@ -135,7 +136,7 @@ def test_train_mode(
     batch: Callable[[int], dict[str, np.ndarray]],
 ) -> None:
     values = golden("train_forward")
-    model = build_model({"backbone": "resnet50"})
+    model = ModelConfig().build()
     apply = jax.jit(lambda variables, image: model.apply(variables, image, train=True, mutable=["batch_stats"]))
     maps, updates = apply(variables, batch(SEED)["image"])
     kinds = {
@@ -160,14 +161,15 @@ def test_train_mode(
 
 def initial_state(stage: int, variables: dict[str, Any], dtype: Any = jnp.float32) -> TrainState:
     """The state that the authors' stage starts from, its optimiser and its losses."""
-    model = build_model({"backbone": "resnet50", "attention": stage > 1}, axis_name=AXIS, dtype=dtype)
+    model = ModelConfig(attention=ATTENTIONS if stage > 1 else ()).build(axis_name=AXIS, dtype=dtype)
     if stage == 1:
         variables = {
             collection: {name: value for name, value in tree.items() if in_stage1(name)}
             for collection, tree in variables.items()
         }
     variables = jax.tree.map(lambda x: x.astype(dtype), variables)
-    return create_state(model, variables, optimizer(stage), Objective("none" if stage == 2 else "region"))
+    objective = Objective("none" if stage == 2 else "region", superpixels="files")
+    return create_state(model, variables, optimizer(stage), objective)
 
 
 @cache  # a program is compiled for one optimiser, a pair of functions
@@ -196,7 +198,7 @@ def norms_by_name(gradient: Any) -> dict[str, float]:
 
 
 def test_products_are_the_convolutions() -> None:
-    """What `test_gradients` computes with in float64, for each form that the layers use."""
+    """The substitute that `test_gradients` uses in float64 equals XLA's convolution for each form in the layers."""
     rng = np.random.default_rng(0)
     images, rows = ("NHWC", "HWIO", "NHWC"), jax.lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
     for lhs, rhs, *settings in (
@@ -240,10 +242,9 @@ def test_gradients(
     monkeypatch.setattr(jax.lax, "conv_general_dilated", convolution_by_products)
     with jax.enable_x64(True):
         state = initial_state(stage, variables, jnp.float64)
-        state = state.replace(model=without_device_axis(state.model))
+        state = state.replace(model=state.model.clone(axis_name=None))
         inputs = {key: jnp.asarray(value) for key, value in batch(SEED + 1).items()}
         inputs["image"] = inputs["image"].astype(jnp.float64)
-        # Without LLVM's passes, as it runs once: they would take longer than they save.
         norms = norms_by_name(
             jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch)[0])(state, inputs)
         )
@@ -280,9 +281,8 @@ def test_three_steps(
 ) -> None:
     """Every loss term of three steps and every tensor after them.
 
-    Stage 2 is taken by stage 3's program, with the whole image as the one superpixel: the structural loss is then
-    exactly 0, and so is its gradient, whatever the maps. (Stage 2's longer decay of the extractor's rate would show
-    in the sixth digit of an update.)
+    Stage 2 runs stage 3's program with the image as the only superpixel: the structural loss and its gradient are then
+    exactly 0 for any maps. (Stage 2's longer decay of the backbone's rate would show in the sixth digit of an update.)
     """
     values = golden(f"steps_stage{stage}")
     state = place_state(initial_state(1 if stage == 1 else 3, variables), jax.devices()[:1])
@@ -291,8 +291,8 @@ def test_three_steps(
     if stage == 2:
         batches = [leading | {"superpixels": np.zeros_like(leading["superpixels"])} for leading in batches]
     step = compiled_step(state, batches[0])
-    # For weight gradients of padded transposed convolutions XLA on CPUs reverses the kernel: 27 times as long
-    # (test_step.py shows that this is where it would be seen).
+    # For weight gradients of padded transposed convolutions XLA on CPUs reverses the kernel, in 27 times the time
+    # (test_step.py shows that the program's text would have it).
     assert "convolution" in step.as_text()
     assert "rhs_reversal" not in step.as_text()
     for number, leading in enumerate(batches):

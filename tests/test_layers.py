@@ -8,24 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from jax import lax
 
-from purinet_jax.network.layers import (
-    CBP,
-    BatchNorm,
-    Conv,
-    PredictionHead,
-    PReLU,
-    Upsample,
-    bilinear_kernel,
-    bilinear_upsampling,
-    convolution,
-    depthwise_convolution,
-    max_pool,
-    same_padding,
-    transposed_convolution,
-    unit_stride_convolution,
-)
+from purinet_jax.network.cpu.convolution import direct_convolution, unit_stride_convolution
+from purinet_jax.network.cpu.depthwise import depthwise_convolution, same_padding
+from purinet_jax.network.cpu.pooling import max_pool
+from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
+from purinet_jax.network.layers import CBP, BatchNorm, Conv, PredictionHead, PReLU, Upsample, bilinear_kernel
 
 close = np.testing.assert_allclose
 
@@ -117,19 +105,11 @@ def test_unit_stride_convolution_and_its_gradients_equal_xlas(size: int, dilatio
     padding = ((1, 2), (0, 3))
     x, kernel = normal(0, 2, 11, 13, 3), normal(1, size, size, 3, 4)
 
-    def xla(x: Any, kernel: Any) -> Any:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (1, 1),
-            padding,
-            rhs_dilation=(dilation, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
     lost = dilation * (size - 1)
     gradient = normal(2, 2, 14 - lost, 16 - lost, 4)
-    expected = output_and_gradients(xla, gradient, x, kernel)
+    expected = output_and_gradients(
+        lambda x, kernel: direct_convolution(x, kernel, 1, dilation, padding), gradient, x, kernel
+    )
     actual = output_and_gradients(
         lambda x, kernel: unit_stride_convolution(x, kernel, dilation, padding), gradient, x, kernel
     )
@@ -146,7 +126,7 @@ def test_unit_stride_convolution_under_vmap_and_jit_equals_one_at_a_time() -> No
         return jnp.sin(unit_stride_convolution(x, kernel, 1, padding)).sum()
 
     def xla_loss(x: Any, kernel: Any) -> Any:
-        return jnp.sin(convolution(x, kernel, 1, 1, padding)).sum()
+        return jnp.sin(direct_convolution(x, kernel, 1, 1, padding)).sum()
 
     values, gradients = jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1))))(x, kernels)
     one_by_one = jax.jit(jax.value_and_grad(xla_loss, (0, 1)))
@@ -268,8 +248,8 @@ def test_conv_starts_from_he_normal_weights_and_zero_biases() -> None:
     assert shapes(without["params"]) == {"kernel": (3, 3, 2, 4)}
 
 
-def test_conv_computes_in_its_dtype_and_keeps_float32_parameters() -> None:
-    y, variables = abstract_init(Conv(4, dtype=jnp.bfloat16), jnp.zeros((1, 4, 4, 2)))
+def test_conv_computes_in_the_dtype_of_its_input_and_keeps_float32_parameters() -> None:
+    y, variables = abstract_init(Conv(4), jnp.zeros((1, 4, 4, 2), jnp.bfloat16))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert y.dtype == jnp.bfloat16
 
@@ -284,7 +264,7 @@ def batchnorm_variables() -> dict[str, dict[str, np.ndarray]]:
 
 def test_batchnorm_normalises_by_the_batch_and_keeps_the_unbiased_variance(batchnorm_variables: Any) -> None:
     x = 3 * normal(0, 2, 3, 2, 3) + 1
-    y, updated = BatchNorm(momentum=0.8).apply(batchnorm_variables, x, True, mutable=["batch_stats"])
+    y, updated = BatchNorm(momentum=0.8, train=True).apply(batchnorm_variables, x, mutable=["batch_stats"])
     mean, var = x.astype(np.float64).mean((0, 1, 2)), x.astype(np.float64).var((0, 1, 2))
     scale, bias = batchnorm_variables["params"]["scale"], batchnorm_variables["params"]["bias"]
     close(y, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-5)
@@ -295,7 +275,7 @@ def test_batchnorm_normalises_by_the_batch_and_keeps_the_unbiased_variance(batch
 
 def test_batchnorm_momentum_is_pytorchs_one_tenth_at_first(batchnorm_variables: Any) -> None:
     x = normal(0, 2, 3, 2, 3)
-    _, updated = BatchNorm().apply(batchnorm_variables, x, True, mutable=["batch_stats"])
+    _, updated = BatchNorm(train=True).apply(batchnorm_variables, x, mutable=["batch_stats"])
     close(
         updated["batch_stats"]["var"],
         0.9 * batchnorm_variables["batch_stats"]["var"] + 0.1 * x.var((0, 1, 2), ddof=1),
@@ -305,15 +285,15 @@ def test_batchnorm_momentum_is_pytorchs_one_tenth_at_first(batchnorm_variables: 
 
 def test_batchnorm_of_a_large_mean_keeps_its_digits() -> None:
     x = normal(0, 2, 8, 8, 1) + 1000
-    variables = BatchNorm().init(jax.random.key(0), x, False)
-    y, _ = BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
+    variables = BatchNorm().init(jax.random.key(0), x)
+    y, _ = BatchNorm(train=True).apply(variables, x, mutable=["batch_stats"])
     wide = x.astype(np.float64)
     close(y, (wide - wide.mean()) / wide.std(), atol=2e-3)
 
 
 def test_batchnorm_evaluates_with_the_running_statistics_and_leaves_them(batchnorm_variables: Any) -> None:
     x = normal(0, 2, 3, 2, 3)
-    y, updated = BatchNorm(epsilon=0.1).apply(batchnorm_variables, x, False, mutable=["batch_stats"])
+    y, updated = BatchNorm(epsilon=0.1).apply(batchnorm_variables, x, mutable=["batch_stats"])
     params, statistics = batchnorm_variables["params"], batchnorm_variables["batch_stats"]
     normalised = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 0.1)
     close(y, normalised * params["scale"] + params["bias"], rtol=1e-4, atol=1e-5)
@@ -321,41 +301,42 @@ def test_batchnorm_evaluates_with_the_running_statistics_and_leaves_them(batchno
         close(updated.get("batch_stats", statistics)[name], value)
 
 
-def test_batchnorm_init_starts_from_mean_zero_and_variance_one_whatever_it_sees() -> None:
-    variables = BatchNorm(axis_name="devices").init(jax.random.key(0), normal(0, 2, 3, 2, 3) + 7, True)
+def test_batchnorm_init_starts_from_mean_zero_and_variance_one_for_any_input() -> None:
+    norm = BatchNorm(train=True, axis_name="devices")
+    variables = norm.init(jax.random.key(0), normal(0, 2, 3, 2, 3) + 7)
     assert not variables["batch_stats"]["mean"].any()
     close(variables["batch_stats"]["var"], 1)
     close(variables["params"]["scale"], 1)
     assert not variables["params"]["bias"].any()
 
 
-def test_batchnorm_with_an_axis_equals_the_whole_batch_with_its_gradient(batchnorm_variables: Any) -> None:
+def test_batchnorm_with_an_axis_and_its_gradient_equal_those_of_the_full_batch(batchnorm_variables: Any) -> None:
     x, gradient = normal(0, 4, 3, 2, 3) * np.arange(1, 5)[:, None, None, None], normal(1, 4, 3, 2, 3)
     x = x.astype(np.float32)
 
     def apply(x: Any, axis_name: str | None) -> Any:
-        return BatchNorm(axis_name=axis_name).apply(batchnorm_variables, x, True, mutable=["batch_stats"])
+        return BatchNorm(train=True, axis_name=axis_name).apply(batchnorm_variables, x, mutable=["batch_stats"])
 
-    def whole(x: Any) -> Any:
+    def full(x: Any) -> Any:
         y, updated = apply(x, None)
         return (y * gradient).sum(), (y, updated["batch_stats"])
 
-    def parted(x: Any) -> Any:
+    def split(x: Any) -> Any:
         parts = x.reshape(2, 2, *x.shape[1:])
         y, updated = jax.vmap(lambda part: apply(part, "devices"), axis_name="devices")(parts)
         return (y.reshape(x.shape) * gradient).sum(), (y.reshape(x.shape), updated["batch_stats"])
 
-    (_, (expected, statistics)), expected_gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(x)
-    (_, (actual, parted_statistics)), actual_gradient = jax.jit(jax.value_and_grad(parted, has_aux=True))(x)
+    (_, (expected, statistics)), expected_gradient = jax.jit(jax.value_and_grad(full, has_aux=True))(x)
+    (_, (actual, split_statistics)), actual_gradient = jax.jit(jax.value_and_grad(split, has_aux=True))(x)
     close(actual, expected, rtol=1e-4, atol=1e-5)
     close(actual_gradient, expected_gradient, rtol=1e-3, atol=1e-5)
     for name, value in statistics.items():
-        close(parted_statistics[name], np.stack([value, value]), rtol=1e-5)
+        close(split_statistics[name], np.stack([value, value]), rtol=1e-5)
 
 
 def test_batchnorm_keeps_float32_statistics_in_bfloat16(batchnorm_variables: Any) -> None:
     x = normal(0, 2, 8, 8, 3).astype(jnp.bfloat16)
-    y, updated = BatchNorm(dtype=jnp.bfloat16).apply(batchnorm_variables, x, True, mutable=["batch_stats"])
+    y, updated = BatchNorm(train=True).apply(batchnorm_variables, x, mutable=["batch_stats"])
     assert y.dtype == jnp.bfloat16
     mean = updated["batch_stats"]["mean"]
     assert mean.dtype == jnp.float32
@@ -370,7 +351,7 @@ def test_prelu_scales_only_what_is_negative_with_one_slope() -> None:
     close(PReLU().apply(variables, x), [[-0.5, -0.125, 0, 3]])
     slope_gradient = jax.grad(lambda v: PReLU().apply(v, x).sum())(variables)["params"]["slope"]
     close(slope_gradient, [-2.5])
-    assert PReLU(dtype=jnp.bfloat16).apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    assert PReLU().apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def block(name: str, size: int, inputs: int, channels: int) -> dict[str, tuple[int, ...]]:
@@ -386,7 +367,7 @@ def block(name: str, size: int, inputs: int, channels: int) -> dict[str, tuple[i
 
 def test_cbp_numbers_its_layers_as_the_authors_sequences_do() -> None:
     module = CBP(4, (3, 3, 1), upsample=2)
-    y, variables = abstract_init(module, jnp.zeros((2, 5, 6, 3)), False)
+    y, variables = abstract_init(module, jnp.zeros((2, 5, 6, 3)))
     assert y.shape == (2, 10, 12, 4)
     assert shapes(variables["params"]) == {
         **block("0", 3, 3, 4),
@@ -415,7 +396,8 @@ def bilinear_at(x: np.ndarray, row: float, column: float) -> float:
 
 @pytest.mark.parametrize("upsample", [True, False])
 def test_prediction_head_is_cropped_to_the_images_size(upsample: bool) -> None:
-    y, variables = abstract_init(PredictionHead(4, 8, upsample), jnp.zeros((2, 5, 6, 3)), (37, 41), False)
+    head = PredictionHead(4, 8, (37, 41) if upsample else None)
+    y, variables = abstract_init(head, jnp.zeros((2, 5, 6, 3)))
     expected = {**block("0", 3, 3, 4), **block("3", 1, 4, 4), "6/kernel": (1, 1, 4, 1), "6/bias": (1,)}
     if upsample:
         expected["7/transposed_kernel"] = (16, 16, 1, 1)
@@ -424,8 +406,7 @@ def test_prediction_head_is_cropped_to_the_images_size(upsample: bool) -> None:
 
 
 def test_cbp_keeps_float32_parameters_and_statistics_in_bfloat16() -> None:
-    module = CBP(4, (3,), upsample=2, dtype=jnp.bfloat16)
-    y, variables = abstract_init(module, jnp.zeros((1, 4, 4, 2)), False)
+    y, variables = abstract_init(CBP(4, (3,), upsample=2), jnp.zeros((1, 4, 4, 2), jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 

@@ -1,4 +1,4 @@
-"""PurNet on every extractor: sizes, names and counts by shape alone; behaviour on a small extractor."""
+"""PurNet on every backbone: sizes, names and counts by shape alone; behaviour on a small backbone."""
 
 from typing import Any, ClassVar
 
@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from jax import Array
-from jax.typing import DTypeLike
 
 from purinet_jax.errors import InputError
 from purinet_jax.network.attention import promotion_attention, rectification_attention
-from purinet_jax.network.backbones import ResNet50
-from purinet_jax.network.layers import CBP, Conv, PredictionHead, Upsample
-from purinet_jax.network.model import ATTENTIONS, BACKBONES, Maps, PurNet, build_model, model_config
+from purinet_jax.network.backbones import BACKBONES, ResNet50
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.network.layers import CBP, BatchNorm, Conv, Norm, PredictionHead, Upsample
+from purinet_jax.network.model import ATTENTIONS, Maps, PurNet
 from purinet_jax.training.optim import parameter_group
 
 KINDS = Maps._fields
-# Every level's maps of the whole network; stage 1's saliency; saliency with one attention, by its name.
+# Every level's maps with both attentions; stage 1's saliency; saliency with one attention, by its name.
 Composed = tuple[list[list[Array]], list[Array], dict[str, list[Array]]]
 
 
@@ -46,23 +46,20 @@ def draw(variables: Any) -> Any:
     return traverse_util.unflatten_dict(values, sep="/")
 
 
-class SmallExtractor(nn.Module):
-    """Three levels at strides 2, 2 and 4, as any extractor gives them."""
-
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
+class SmallBackbone(nn.Module):
+    """Three levels at strides 2, 2 and 4, as any backbone returns them."""
 
     strides: ClassVar[tuple[int, ...]] = (2, 2, 4)
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
-        first = CBP(3, (3,), axis_name=self.axis_name, dtype=self.dtype, name="first")(images, train)[:, ::2, ::2]
-        second = nn.relu(Conv(4, 3, dtype=self.dtype, name="second")(first))
-        return first, second, nn.relu(Conv(5, 3, 2, dtype=self.dtype, name="third")(second))
+    def __call__(self, images: Array, norm: Norm = BatchNorm, remat: Any = None) -> tuple[Array, ...]:
+        first = CBP(3, (3,), norm=norm, name="first")(images)[:, ::2, ::2]
+        second = nn.relu(Conv(4, 3, name="second")(first))
+        return first, second, nn.relu(Conv(5, 3, 2, name="third")(second))
 
 
 SIZE = (13, 18)
-SMALL = PurNet(SmallExtractor(), channels=4)
+SMALL = PurNet(SmallBackbone(), channels=4)
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +87,14 @@ def forward(variables: Any, images: np.ndarray) -> tuple[Maps, dict[str, Array]]
 @pytest.fixture(scope="module")
 def abstract() -> dict[tuple[str, bool], Any]:
     return {
-        (name, attention): abstract_variables(build_model({"backbone": name, "channels": 8, "attention": attention}))
+        (name, attention): abstract_variables(ModelConfig(name, 8, attention).build())
         for name in BACKBONES
         for attention in (True, False)
     }
 
 
 def test_the_released_network_has_the_released_number_of_parameters() -> None:
-    variables = abstract_variables(build_model({"backbone": "resnet50"}))
+    variables = abstract_variables(ModelConfig().build())
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 35_528_122
     sizes = dict.fromkeys(("backbone", "purificatory", "promotion", "rectification"), 0)
     for name, tree in variables["params"].items():
@@ -111,10 +108,10 @@ def test_the_released_network_has_the_released_number_of_parameters() -> None:
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.slow
-def test_maps_have_the_images_size_on_every_extractor(
+def test_maps_have_the_images_size_on_every_backbone(
     name: str, attention: bool, size: tuple[int, int], abstract: dict[tuple[str, bool], Any]
 ) -> None:
-    model = build_model({"backbone": name, "channels": 8, "attention": attention}, dtype=jnp.bfloat16)
+    model = ModelConfig(name, 8, attention).build(dtype=jnp.bfloat16)
     images = jnp.zeros((2, *size, 3))
     maps = jax.eval_shape(lambda v: model.apply(v, images), abstract[name, attention])
     levels = len(model.backbone.strides)
@@ -137,7 +134,7 @@ def test_stage_one_parameters_are_a_subset_of_the_full_trees(name: str, abstract
     }
 
 
-def test_transposed_convolutions_are_as_large_as_the_specification_says(
+def test_transposed_convolutions_have_the_size_of_the_specification(
     abstract: dict[tuple[str, bool], Any],
 ) -> None:
     params = flat(abstract["resnet50", True]["params"])
@@ -156,7 +153,7 @@ def test_transposed_convolutions_are_as_large_as_the_specification_says(
 
 @pytest.fixture(scope="module")
 def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> Composed:
-    """The specification written out on the small extractor's levels: all maps by level, and stage 1's."""
+    """The specification written out on the small backbone's levels: all maps by level, and stage 1's."""
     levels = [forward[1][f"backbone{level}"] for level in (1, 2, 3)]
 
     def part(name: str, module: nn.Module, *arguments: Any) -> Any:
@@ -164,10 +161,10 @@ def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> Composed
         return module.apply(named, *arguments)
 
     def cbp(name: str, x: Array, *sizes: int, upsample: int = 1) -> Array:
-        return part(name, CBP(4, sizes, upsample), x, False)
+        return part(name, CBP(4, sizes, upsample), x)
 
     def upscored(name: str, x: Array, stride: int) -> Array:
-        logits = part(name, PredictionHead(4, stride, upsample=False), x, SIZE, False)
+        logits = part(name, PredictionHead(4, stride, None), x)
         return part(f"{name}_upscore", Upsample(stride), logits)[:, : SIZE[0], : SIZE[1]]
 
     def pyramid(prefix: str) -> list[Array]:
@@ -184,8 +181,8 @@ def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> Composed
         pyramids = zip(pyramid(""), pyramid("oa_"), pyramid("ea_"), strict=True)
         for level, (x, promotion, rectification) in enumerate(pyramids, 1):
             stride = (2, 2, 4)[level - 1]
-            head = PredictionHead(4, stride)
-            first_stage.append(part(f"predict{level}", head, x, SIZE, False))
+            head = PredictionHead(4, stride, SIZE)
+            first_stage.append(part(f"predict{level}", head, x))
             a = promotion_attention(promotion)
             g = cbp(f"ea_pre_predict{level}_g", rectification, 3, 3, 1)
             e = cbp(f"ea_e_pre_predict{level}_e", rectification, 3, 3, 1)
@@ -193,11 +190,11 @@ def composed(variables: Any, forward: tuple[Maps, dict[str, Array]]) -> Composed
             unpromoted = cbp(f"feature_upscore{level}_2", x, 3)
             x = cbp(f"feature_upscore{level}_2", a * x + x, 3)
             for kind, features in (("promotion", x), ("rectification", r * unpromoted + unpromoted)):
-                alone[kind].append(part(f"predict{level}", head, features, SIZE, False))
+                alone[kind].append(part(f"predict{level}", head, features))
             rows.append(
                 [
-                    part(f"predict{level}", head, r * x + x, SIZE, False),
-                    part(f"oa_predict{level}", head, a * promotion + promotion, SIZE, False),
+                    part(f"predict{level}", head, r * x + x),
+                    part(f"oa_predict{level}", head, a * promotion + promotion),
                     upscored(f"ea_predict{level}_g", r * g + g, stride),
                     upscored(f"ea_e_predict{level}_e", e - g, stride),
                 ]
@@ -217,7 +214,7 @@ def test_forward_follows_the_specification_level_by_level(
             )
 
 
-def test_stage_one_predicts_straight_from_the_pyramid_and_needs_no_other_parameters(
+def test_stage_one_predicts_directly_from_the_pyramid_and_needs_no_other_parameters(
     variables: Any, images: np.ndarray, composed: Composed
 ) -> None:
     model = SMALL.clone(attention=())
@@ -250,7 +247,7 @@ def test_one_attention_without_the_other(
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_level_one_answer_alone_is_the_same_and_computes_less(
+def test_the_finest_map_alone_is_equal_and_computes_less(
     variables: Any, images: np.ndarray, forward: tuple[Maps, dict[str, Array]]
 ) -> None:
     alone = jax.jit(lambda v, x: SMALL.apply(v, x).saliency[0])
@@ -283,7 +280,7 @@ def test_training_moves_every_statistic_and_normalises_by_the_batch(
 def test_bfloat16_maps_are_float32_and_near_those_of_float32(
     variables: Any, images: np.ndarray, forward: tuple[Maps, dict[str, Array]]
 ) -> None:
-    model = SMALL.clone(backbone=SmallExtractor(dtype=jnp.bfloat16), dtype=jnp.bfloat16)
+    model = SMALL.clone(dtype=jnp.bfloat16)
     maps, updated = jax.eval_shape(lambda v: model.apply(v, images, mutable=["intermediates"]), variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(maps)} == {jnp.dtype("float32")}
     assert {leaf.dtype for leaf in jax.tree.leaves(updated["intermediates"])} == {jnp.dtype("bfloat16")}
@@ -332,9 +329,9 @@ def test_scaled_promotion_has_mean_one_and_the_same_parameters(
     "settings", [{}, {"channels": 16, "attention": (), "scaled_promotion": True, "light": True, "context": True}]
 )
 def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, Any]) -> None:
-    model = build_model({"backbone": name, **settings})
-    config = model_config(model)
-    assert config == {
+    model = ModelConfig.from_dict({"backbone": name, **settings}).build()
+    config = ModelConfig.from_model(model)
+    assert config.to_dict() == {
         "backbone": name,
         "channels": 128,
         "attention": ("promotion", "rectification"),
@@ -343,29 +340,26 @@ def test_a_models_configuration_builds_it_again(name: str, settings: dict[str, A
         "context": False,
         **settings,
     }
-    assert build_model(config) == model
+    assert config.build() == model
 
 
-def test_build_model_defaults_to_the_released_network_and_leaves_its_argument() -> None:
-    config = {"backbone": "resnet50"}
-    model = build_model(config, axis_name="devices", dtype=jnp.bfloat16)
-    assert config == {"backbone": "resnet50"}
-    expected = ResNet50(axis_name="devices", dtype=jnp.bfloat16)
-    assert model == PurNet(backbone=expected, axis_name="devices", dtype=jnp.bfloat16)
+def test_the_default_configuration_is_the_released_network() -> None:
+    model = ModelConfig().build(axis_name="devices", dtype=jnp.bfloat16)
+    assert model == PurNet(ResNet50(), axis_name="devices", dtype=jnp.bfloat16)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, r"^model\.backbone: None is none of efficientnet_lite0, .*, resnet50, vgg16$"),
+        ({"backbone": None}, r"^model\.backbone: None is none of efficientnet_lite0, .*, resnet50, vgg16$"),
         ({"backbone": "resnet101"}, r"^model\.backbone: 'resnet101' is none of"),
         ({"backbone": "vgg16", "width": 64}, r"^model\.width: no such setting$"),
         ({"backbone": "vgg16", "dtype": "bfloat16"}, r"^model\.dtype: no such setting$"),
     ],
 )
-def test_build_model_errors_name_the_key(config: dict[str, Any], message: str) -> None:
+def test_configuration_errors_name_the_setting(config: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build_model(config)
+        ModelConfig.from_dict(config)
 
 
 def test_the_light_network_has_no_transposed_convolutions_and_shorter_branches(
@@ -381,7 +375,7 @@ def test_the_light_network_has_no_transposed_convolutions_and_shorter_branches(
         assert [x.shape for x in kind] == [(2, *SIZE, 1)] * 3
 
 
-def test_context_is_one_more_level_that_sees_the_whole_image(variables: Any, images: np.ndarray) -> None:
+def test_context_is_one_more_level(variables: Any, images: np.ndarray) -> None:
     model = SMALL.clone(light=True, context=True)
     abstract = abstract_variables(model)
     added = {name.split("/")[1] for name in flat(abstract)} - {name.split("/")[1] for name in flat(variables)}

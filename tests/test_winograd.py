@@ -1,4 +1,4 @@
-"""Convolutions with fewer multiplications are the convolutions that they stand for, and so are their gradients."""
+"""Convolutions by minimal filtering, and their gradients, equal direct convolutions."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from purinet_jax.network.cpu.convolution import convolution, unit_stride_convolution
+from purinet_jax.network.cpu.convolution import direct_convolution, unit_stride_convolution
 from purinet_jax.network.cpu.platform import for_all_platforms
 from purinet_jax.network.cpu.winograd import Padding, minimal_filtering
 
@@ -23,7 +23,7 @@ def test_minimal_filtering_is_correlation(outputs: int, taps: int) -> None:
     np.testing.assert_allclose(filtered, np.correlate(signal, kernel, "valid"), rtol=1e-12, atol=1e-12)
 
 
-def test_more_points_than_there_are_is_refused() -> None:
+def test_more_points_than_there_are_raise() -> None:
     with pytest.raises(ValueError, match=r"F\(5, 3\) needs 6 points, there are 5"):
         minimal_filtering(5, 3)
 
@@ -32,12 +32,12 @@ def test_more_points_than_there_are_is_refused() -> None:
     ("shape", "side", "features", "dilation", "padding", "convolutions"),
     [
         ((2, 40, 24, 64), 3, 72, 1, SAME, 6),
-        ((1, 41, 33, 64), 3, 64, 2, ((2, 2), (2, 2)), 5),  # 21 and 20 rows belong together: tiles of three
+        ((1, 41, 33, 64), 3, 64, 2, ((2, 2), (2, 2)), 5),  # 21 and 20 rows: tiles of three
         ((1, 20, 52, 64), 3, 64, 4, ((4, 4), (4, 4)), 5),  # five rows each: tiles of three
         ((1, 34, 33, 64), 2, 128, 1, ((0, 0), (0, 0)), 4),  # as `transposed_convolution` has it
     ],
 )
-def test_fewer_multiplications_give_the_same(
+def test_minimal_filtering_equals_the_direct_convolution(
     shape: tuple[int, ...], side: int, features: int, dilation: int, padding: Padding, convolutions: int
 ) -> None:
     rng = np.random.default_rng(0)
@@ -47,14 +47,14 @@ def test_fewer_multiplications_give_the_same(
     def by_rows(x: Any, kernel: Any) -> Any:
         return unit_stride_convolution(x, kernel, dilation, padding)
 
-    def straight(x: Any, kernel: Any) -> Any:
-        return convolution(x, kernel, 1, dilation, padding)
+    def direct(x: Any, kernel: Any) -> Any:
+        return direct_convolution(x, kernel, 1, dilation, padding)
 
     for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-5)):
         with jax.enable_x64(dtype is np.float64):
             inputs = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
             assert str(jax.make_jaxpr(by_rows)(*inputs)).count("conv_general_dilated[") == convolutions
-            (actual, backward), (expected, expected_backward) = jax.vjp(by_rows, *inputs), jax.vjp(straight, *inputs)
+            (actual, backward), (expected, expected_backward) = jax.vjp(by_rows, *inputs), jax.vjp(direct, *inputs)
             gradient = jnp.asarray(rng.normal(size=expected.shape), dtype)
             for found, wanted in zip(
                 (actual, *backward(gradient)), (expected, *expected_backward(gradient)), strict=True
@@ -71,16 +71,16 @@ def test_fewer_multiplications_give_the_same(
         ((1, 40, 40, 64), 64, jnp.bfloat16),  # few digits
     ],
 )
-def test_the_straight_form_is_kept(shape: tuple[int, ...], features: int, dtype: Any) -> None:
+def test_direct_convolution_is_kept(shape: tuple[int, ...], features: int, dtype: Any) -> None:
     x, kernel = jnp.zeros(shape, dtype), jnp.zeros((3, 3, shape[-1], features), dtype)
     jaxpr = jax.make_jaxpr(lambda x, kernel: unit_stride_convolution(x, kernel, 1, SAME))(x, kernel)
     assert str(jaxpr).count("conv_general_dilated[") == 1
 
 
-def test_programs_for_all_platforms_have_the_straight_form() -> None:
+def test_programs_for_all_platforms_have_direct_convolutions() -> None:
     function = jax.jit(lambda x, kernel: unit_stride_convolution(x, kernel, 1, SAME))
     arguments = jnp.zeros((1, 40, 40, 64)), jnp.zeros((3, 3, 64, 64))
-    for _ in range(2):  # what was traced inside does not serve outside, nor the other way round
+    for _ in range(2):  # traces inside and outside the context are not shared
         assert function.lower(*arguments).as_text().count("stablehlo.convolution(") == 6
         with for_all_platforms():
             assert function.lower(*arguments).as_text().count("stablehlo.convolution(") == 1

@@ -1,6 +1,5 @@
-"""The network of the paper: extractors, the layers between, the two attentions, and what it answers to images. Pure
-functions of variables and arrays; nothing here knows of files or of training. What is
-handed on is imported when it is first asked for: a program that is traced already does without Flax.
+"""The network of the paper: backbones, layers, the two attentions and forward passes, as pure functions of variables
+and arrays that know nothing of files or training. Names are imported on first use: a traced program runs without Flax.
 """
 
 import lazy_loader

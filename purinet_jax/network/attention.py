@@ -1,4 +1,4 @@
-"""The two attentions of the purificatory mechanism as pure functions of features; neither has parameters."""
+"""The two attentions of the purificatory mechanism as pure functions of features, without parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jax import Array
 
 from purinet_jax.network.layers import at_least_float32
 
-_MOST_SCALED = 10.0
+_MAXIMUM_SCALED = 10.0
 
 
 def promotion_attention(features: Array, scaled: bool = False) -> Array:
@@ -15,8 +15,8 @@ def promotion_attention(features: Array, scaled: bool = False) -> Array:
     Args:
       features: [batch, height, width, channels], any float dtype.
       scaled: multiply each softmax by its length, so that the attention's mean is 1 and not
-        1 / (height · width · channels), and bound the attention by 10, lest a few pixels drown all others. The
-        released form averages 1e-6, which leaves `A · f + f` equal to f.
+        1 / (height · width · channels), and bound the attention by 10, so that a few pixels do not outweigh all others.
+        The released form averages 1e-6, which leaves `A · f + f` equal to f.
 
     Returns:
       [batch, height, width, channels], positive, in the features' dtype; computed in float32.
@@ -26,14 +26,14 @@ def promotion_attention(features: Array, scaled: bool = False) -> Array:
     channel = jax.nn.softmax(wide.mean((1, 2), keepdims=True), axis=-1)
     if scaled:
         _, height, width, channels = features.shape
-        attention = jnp.minimum(spatial * (height * width) * channel * channels, _MOST_SCALED)
+        attention = jnp.minimum(spatial * (height * width) * channel * channels, _MAXIMUM_SCALED)
     else:
         attention = spatial * channel
     return attention.astype(features.dtype)
 
 
 def rectification_attention(appearance: Array, error: Array) -> Array:
-    """Rectification attention: tanh of what the error features differ by from the appearance (paper, III-C).
+    """Rectification attention: tanh of the difference between error and appearance features (paper, III-C).
 
     Args:
       appearance: [batch, height, width, channels], the features g that the rectified map is predicted from.

@@ -1,27 +1,28 @@
-"""The configuration of a network: what a file of weights and a training run say of it."""
+"""The configuration of a network, as weight files and training runs store it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import ATTENTIONS, BACKBONES, PurNet, named_attentions
+from purinet_jax.network.backbones import BACKBONES
+from purinet_jax.network.model import ATTENTIONS, PurNet
 
 MOST_CHANNELS = 1024
-"""The widest decoder: a file of weights that asks for more is refused before memory is reserved for it."""
+"""The widest decoder. A weight file that asks for more is refused before memory is reserved for it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What `PurNet` is built from, checked.
+    """What `PurNet` is built from, validated.
 
     Attributes:
       backbone: a name in `BACKBONES`.
       channels: the width of everything between the backbone and the maps, 1 to `MOST_CHANNELS`.
-      attention: some of `ATTENTIONS`, in that order; true for both and false for none are understood, too.
+      attention: some of `ATTENTIONS`; true for both and false for none are accepted, too.
       scaled_promotion: as in `PurNet`.
       light: as in `PurNet`.
       context: as in `PurNet`.
@@ -49,8 +50,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "ModelConfig":
-        """The configuration that a file's JSON or a run's `config.model` holds; settings it leaves out are the
-        released network's.
+        """The configuration in a file's JSON or a run's `config.model`; missing settings are the released network's.
 
         Raises:
           InputError: an unknown setting, or as the class.
@@ -62,11 +62,10 @@ class ModelConfig:
 
     @classmethod
     def from_model(cls, model: PurNet) -> "ModelConfig":
-        """The configuration of a network; device axis, compute dtype and `remat` are no part of it."""
-        plain = model.backbone.clone(axis_name=None, dtype=jnp.float32, remat=False)
-        name = next(name for name, backbone in BACKBONES.items() if backbone() == plain)
-        settings = {f.name: getattr(model, f.name) for f in dataclasses.fields(cls) if f.name != "backbone"}
-        return cls(name, **settings)
+        """The configuration of a network, which does not include its device axis, dtype and `remat`."""
+        settings = {field.name: getattr(model, field.name) for field in dataclasses.fields(cls)}
+        settings["backbone"] = next(name for name, backbone in BACKBONES.items() if backbone() == model.backbone)
+        return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings, as `from_dict` takes them and JSON can hold them."""
@@ -74,10 +73,8 @@ class ModelConfig:
 
     def build(self, *, axis_name: str | None = None, dtype: DTypeLike = jnp.float32, remat: bool = False) -> PurNet:
         """The network; arguments as in `PurNet`."""
-        backbone: Callable[..., Any] = BACKBONES[self.backbone]
-        settings = {name: value for name, value in self.to_dict().items() if name != "backbone"}
-        common: dict[str, Any] = {"axis_name": axis_name, "dtype": dtype, "remat": remat}
-        return PurNet(backbone=backbone(**common), **settings, **common)
+        settings = self.to_dict() | {"backbone": BACKBONES[self.backbone]()}
+        return PurNet(**settings, axis_name=axis_name, dtype=dtype, remat=remat)
 
     def describe(self) -> str:
         """The network in words, for messages: "light PurNet on mobilenet_v2, 32 channels, with scaled attention"."""
@@ -88,3 +85,17 @@ class ModelConfig:
             attention += " scaled"
         light, context = "light " if self.light else "", " and context" if self.context else ""
         return f"{light}PurNet on {self.backbone}, {self.channels} channels, {attention} attention{context}"
+
+
+def named_attentions(value: Any) -> tuple[str, ...]:
+    """Attentions in the order of `ATTENTIONS`: some of those names, or, as in files of earlier versions, true for both
+    and false for none.
+
+    Raises:
+      InputError: it is neither.
+    """
+    if isinstance(value, bool):
+        return ATTENTIONS if value else ()
+    if not isinstance(value, list | tuple) or any(name not in ATTENTIONS for name in value):
+        raise InputError(f"model.attention: {value!r} is not a list of {' and '.join(ATTENTIONS)}, of one, or empty")
+    return tuple(name for name in ATTENTIONS if name in value)

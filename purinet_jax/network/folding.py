@@ -1,6 +1,6 @@
-"""Inference without BatchNorm: where its statistics stand still, it is an affine map of each channel, which the
-convolution before it can do as well. Only variables change; the module is the same, and layers know by what is among
-their variables (`Conv` and its kind, `BatchNorm` in `purinet_jax.network.layers`).
+"""Folding BatchNorm for inference: with fixed statistics it is an affine map of each channel, which the convolution
+before it can apply. Only the variables change: layers see from them whether they are folded (`Conv`, `DepthwiseConv`
+and `BatchNorm` in `purinet_jax.network.layers`).
 """
 
 import functools
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-# To apply what was found once takes neither Flax nor tracing.
+# `apply_folds` needs neither Flax nor tracing.
 if TYPE_CHECKING:
     import flax.linen as nn
 
@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 
 
 class Fold(NamedTuple):
-    """A BatchNorm right behind a convolution: the paths of both modules, and the former's epsilon."""
+    """A BatchNorm directly after a convolution: the paths of both modules, and the BatchNorm's epsilon."""
 
     convolution: Path
     norm: Path
@@ -29,47 +29,47 @@ def fold_batchnorm(model: "nn.Module", variables: Mapping[str, Any]) -> dict[str
 
     Args:
       model: `PurNet`, or any module of this package's layers that takes images [batch, height, width, 3]. It is traced
-        once, to see what follows what.
+        once to find the order of its layers.
       variables: `{"params": …, "batch_stats": …}`; not changed.
 
     Returns:
-      Variables of NumPy float32 arrays, with which `model.apply` (without `train`) computes the same up to rounding:
-      the convolutions have other kernels and a bias, the BatchNorms nothing. One that does not stand right behind a
-      convolution stays as it is.
+      Variables of NumPy float32 arrays, with which `model.apply` (not in training) computes the same up to rounding:
+      the convolutions have other kernels and a bias, the BatchNorms no variables. A BatchNorm that does not directly
+      follow a convolution is left as it is.
     """
     return apply_folds(find_folds(model, variables), variables)
 
 
 def find_folds(model: "nn.Module", variables: Mapping[str, Any]) -> tuple[Fold, ...]:
-    """Every BatchNorm of `model` that takes a convolution's output, in their order. Nothing else may take it."""
+    """Every BatchNorm of `model` that takes a convolution's output, in order. Nothing else may take that output."""
     import flax.linen as nn
     import jax
 
-    from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv
+    from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv
 
-    outputs: dict[int, tuple[Path, Any]] = {}  # by identity; the outputs are kept, lest another takes its place
+    outputs: dict[int, tuple[Path, Any]] = {}  # by id; the outputs are kept, so that no id is used again
     folds: list[Fold] = []
 
     def watch(call: Any, arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if isinstance(module, BatchNorm):
-            made = outputs.get(id(arguments[0]))
-            if made is not None and module.has_variable("batch_stats", "mean"):
-                folds.append(Fold(made[0], module.path, module.epsilon))
-            return arguments[0] + 0  # something of the same shape: the real one takes long to trace
+            convolution = outputs.get(id(arguments[0]))
+            if convolution is not None and module.has_variable("batch_stats", "mean"):
+                folds.append(Fold(convolution[0], module.path, module.epsilon))
+            return arguments[0] + 0  # another array of that shape: BatchNorm itself takes long to trace
         result = call(*arguments, **keywords)
-        if isinstance(module, Conv | DepthwiseConv | StridedConv):
+        if isinstance(module, Conv | DepthwiseConv):
             outputs[id(result)] = module.path, result
         return result
 
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)  # what follows what does not depend on it
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)  # any size has the same layers
     with nn.intercept_methods(watch):
-        jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+        jax.eval_shape(model.apply, variables, images)
     return tuple(folds)
 
 
 def apply_folds(folds: Iterable[Fold], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """`variables` with `folds` folded, as `fold_batchnorm` returns them; computed in float64."""
+    """`variables` with `folds` applied, as `fold_batchnorm` returns them; computed in float64."""
     params, statistics = (_copied(variables.get(name, {})) for name in ("params", "batch_stats"))
     for convolution, norm, epsilon in folds:
         affine, moments = _taken(params, norm), _taken(statistics, norm)
@@ -85,12 +85,12 @@ def apply_folds(folds: Iterable[Fold], variables: Mapping[str, Any]) -> dict[str
 
 
 def _copied(tree: Any) -> Any:
-    """New dictionaries, the same leaves as NumPy's."""
+    """New dictionaries with the same leaves as NumPy arrays."""
     return {name: _copied(child) for name, child in tree.items()} if isinstance(tree, Mapping) else np.asarray(tree)
 
 
 def _taken(tree: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """A module's own variables, which are taken out of `tree`, and with them whatever is left empty."""
+    """Removes a module's own variables from `tree`, and dictionaries left empty, and returns them in float64."""
     name, *rest = path
     taken = _taken(tree[name], tuple(rest)) if rest else tree.pop(name)
     if rest and not tree[name]:

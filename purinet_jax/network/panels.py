@@ -1,4 +1,4 @@
-"""Panels of pictures for people to look at: images beside their masks and maps."""
+"""Panels for visual inspection: images next to their masks and maps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,45 +11,42 @@ from purinet_jax.network.model import Maps
 
 
 def panel(batch: Mapping[str, np.ndarray], maps: Maps, full_error: float = 1.0) -> np.ndarray:
-    """One row per image: image, mask if it is given, and the level-1 maps that there are.
+    """One row per image: the image, its mask if given, and its finest maps.
 
-    In this order: saliency, its mean over each superpixel (what the structural loss sees), promotion, rectification,
-    and the signed error as red (object missed) and blue (background taken).
+    The maps are saliency, its mean over each superpixel (which the structural loss compares) if superpixels are given,
+    promotion, rectification, and the signed error in red (object missed) and blue (background taken).
 
     Args:
       batch: `image` uint8 [batch, height, width, 3] and, optionally, `mask` [batch, height, width, 1] of 0 and 1 and
         `superpixels` [batch, height, width].
-      maps: what the network predicts for these images.
-      full_error: the error in (0, 1] that has the full colour.
+      maps: the network's predictions for these images.
+      full_error: the error in (0, 1] that is drawn in full colour.
 
     Returns:
       uint8 [rows · height, columns · width, 3].
     """
+    saliency = np.asarray(jax.nn.sigmoid(maps.saliency[0]))
     columns = [np.asarray(batch["image"])]
     if "mask" in batch:
         columns.append(grey_colours(batch["mask"]))
-    saliency = np.asarray(jax.nn.sigmoid(maps.saliency[0]))
     columns.append(grey_colours(saliency))
     if "superpixels" in batch:
-        columns.append(
-            grey_colours(np.stack([_flatten_regions(*x) for x in zip(saliency, batch["superpixels"], strict=True)]))
-        )
-    if maps.promotion:
-        columns.append(grey_colours(jax.nn.sigmoid(maps.promotion[0])))
-    if maps.rectification:
-        columns.append(grey_colours(jax.nn.sigmoid(maps.rectification[0])))
+        means = [_region_means(*pair) for pair in zip(saliency, batch["superpixels"], strict=True)]
+        columns.append(grey_colours(np.stack(means)))
+    columns += [grey_colours(jax.nn.sigmoid(kind[0])) for kind in (maps.promotion, maps.rectification) if kind]
+    if maps.error:
         columns.append(signed_colours(np.clip(np.tanh(np.asarray(maps.error[0])) / full_error, -1, 1)))
     return tile(columns)
 
 
 def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.ndarray:
-    """`panel` of one image in its own proportions: image, saliency, promotion, rectification and error side by side,
-    as far as the network has them. A trained network expects errors of a few hundredths: the largest has the full
-    colour.
+    """`panel` of one image in its own aspect ratio: image, saliency, promotion, rectification and error side by side.
+
+    Trained networks predict errors of a few hundredths, so the largest error has the full colour.
 
     Args:
-      square: uint8 [size, size, 3], the image as the network saw it.
-      maps: what the network predicts for it at the finest level, each [1, size, size, 1].
+      square: uint8 [size, size, 3], the network's input.
+      maps: the network's finest predictions for it, each [1, size, size, 1].
       shape: height and width of the image (and more), pixels.
 
     Returns:
@@ -58,8 +55,8 @@ def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.
     scale = min(1.0, len(square) / max(shape[:2]))
     size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
 
-    def fit(picture: np.ndarray) -> np.ndarray:
-        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    def fit(image: np.ndarray) -> np.ndarray:
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
     fitted: Any = [tuple(fit(np.asarray(x)[0, ..., 0])[None, ..., None] for x in levels) for levels in maps]
     shown = Maps(*fitted)
@@ -68,7 +65,7 @@ def attention_panel(square: np.ndarray, maps: Maps, shape: Sequence[int]) -> np.
 
 
 def tile(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Columns of pictures, each uint8 [rows, height, width, 3] → one picture [rows · height, columns · width, 3]."""
+    """Columns of images, each uint8 [rows, height, width, 3] → one image [rows · height, columns · width, 3]."""
     stacked = np.stack(columns, axis=2)  # [rows, height, columns, width, 3]
     rows, height, count, width, _ = stacked.shape
     return stacked.reshape(rows * height, count * width, 3)
@@ -86,8 +83,7 @@ def signed_colours(values: np.ndarray) -> np.ndarray:
     return (colours * 255).astype(np.uint8)
 
 
-def _flatten_regions(saliency: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """[height, width, 1], the mean of `saliency` over each of the labels `regions` [height, width]."""
-    sums = np.bincount(regions.ravel(), np.asarray(saliency).ravel())
-    means = sums / np.maximum(np.bincount(regions.ravel()), 1)
+def _region_means(saliency: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """[height, width, 1], the mean of `saliency` [height, width, 1] over each label of `regions` [height, width]."""
+    means = np.bincount(regions.ravel(), saliency.ravel()) / np.maximum(np.bincount(regions.ravel()), 1)
     return means[regions][..., None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products. For float64 XLA's CPU backend has nothing but loops in one thread, which take a
+"""Convolutions as matrix products. XLA's CPU backend computes those of float64 by loops in one thread, which take a
 hundred times as long.
 """
 
@@ -23,7 +23,7 @@ def convolution_by_products(
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
 ) -> Array:
-    """What `lax.conv_general_dilated` gives, ungrouped and of one or two spatial axes."""
+    """`lax.conv_general_dilated` without groups, of one or two spatial axes."""
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     rank = len(window_strides)
     if isinstance(padding, str):
@@ -54,21 +54,21 @@ def _products(
 ) -> Array:
     """`x` [batch, space …, in] and `kernel` [out, window …, in] → [batch, space …, out].
 
-    As a loop: its body is compiled once, and not for each place of the window. Traced once for each shape.
+    As a loop, whose body is compiled once and not for each tap of the window. Traced once for each shape.
     """
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
     window = kernel.shape[1:-1]
     extent = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
     shape = [(size - reach) // stride + 1 for size, reach, stride in zip(x.shape[1:-1], extent, strides, strict=True)]
 
-    def places(counts: Sequence[int], steps: Sequence[int]) -> np.ndarray:
-        return np.array([[at * s for at, s in zip(place, steps, strict=True)] for place in _all_places(counts)])
+    def positions(counts: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+        return np.array(list(itertools.product(*map(range, counts)))) * np.array(steps)
 
     def part(start: Array, counts: Sequence[int], steps: Sequence[int]) -> Array:
-        """`x` at `counts` places from `start`, `steps` apart."""
+        """`x` at `counts` positions from `start`, `steps` apart."""
         sizes = [(count - 1) * step + 1 for count, step in zip(counts, steps, strict=True)]
-        whole = lax.dynamic_slice(x, (0, *start, 0), (len(x), *sizes, x.shape[-1]))
-        return whole[:, *(slice(None, None, step) for step in steps)]
+        window = lax.dynamic_slice(x, (0, *start, 0), (len(x), *sizes, x.shape[-1]))
+        return window[:, *(slice(None, None, step) for step in steps)]
 
     if math.prod(window) <= math.prod(shape):
 
@@ -79,16 +79,12 @@ def _products(
 
         taps = jnp.moveaxis(kernel.reshape(len(kernel), -1, kernel.shape[-1]), 0, 2)
         total = jnp.zeros((len(x), *shape, len(kernel)), x.dtype)
-        return lax.scan(tap, total, (places(window, dilation), taps))[0]
+        return lax.scan(tap, total, (positions(window, dilation), taps))[0]
 
     # few values of large windows, as in a kernel's gradient
     @jax.checkpoint
     def value(_: None, start: Array) -> tuple[None, Array]:
         return None, part(start, window, dilation).reshape(len(x), -1) @ kernel.reshape(len(kernel), -1).T
 
-    values = lax.scan(value, None, places(shape, strides))[1]
+    values = lax.scan(value, None, positions(shape, strides))[1]
     return jnp.moveaxis(values, 0, 1).reshape(len(x), *shape, len(kernel))
-
-
-def _all_places(counts: Sequence[int]) -> list[tuple[int, ...]]:
-    return list(itertools.product(*map(range, counts)))

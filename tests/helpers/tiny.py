@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from purinet_jax.network.layers import BatchNorm, Conv
+from purinet_jax.network.layers import BatchNorm, Conv, Norm
 from purinet_jax.network.model import ATTENTIONS, PurNet
 from purinet_jax.training.losses import Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
@@ -21,21 +21,16 @@ from purinet_jax.training.step import TrainState, create_state, pmap_step
 class TinyBackbone(nn.Module):
     """Levels of 6 and 8 channels at strides 2 and 4."""
 
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-    remat: bool = False
-
     strides: ClassVar[tuple[int, ...]] = (2, 4)
     pixel_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     pixel_std: ClassVar[tuple[float, ...]] = (0.25, 0.25, 0.25)
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
+    def __call__(self, images: Array, norm: Norm = BatchNorm, remat: Any = None) -> tuple[Array, ...]:
         levels = []
         for i, features in enumerate((6, 8)):
-            images = Conv(features, 3, 2, dtype=self.dtype, name=f"conv{i}")(images)
-            images = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=f"norm{i}")(images, train)
-            images = jax.nn.relu(images)
+            images = Conv(features, 3, 2, name=f"conv{i}")(images)
+            images = jax.nn.relu(norm(name=f"norm{i}")(images))
             levels.append(images)
         return tuple(levels)
 
@@ -47,7 +42,7 @@ def tiny_model(
     remat: bool = False,
 ) -> PurNet:
     return PurNet(
-        TinyBackbone(axis_name, dtype),
+        TinyBackbone(),
         channels=8,
         attention=attention,
         scaled_promotion=True,
@@ -57,8 +52,7 @@ def tiny_model(
     )
 
 
-# A program is traced and compiled for one optimiser (a pair of functions) and one step: tests that mean the same ones
-# share them.
+# A program is compiled for one optimiser (a pair of functions) and one step: tests share those of equal arguments.
 _optimizers: dict[str, optax.GradientTransformation] = {}
 
 
@@ -87,7 +81,7 @@ def tiny_variables() -> Any:
 
 def tiny_state(axis_name: str | None = None, accumulate: int = 1, **options: Any) -> TrainState:
     optimizer = shared_optimizer(OptimizerConfig(**{"rate": 0.01, **options.pop("optimizer", {})}), 100)
-    objective = options.pop("objective", Objective("region", max_regions=16))
+    objective = options.pop("objective", Objective(max_regions=16, superpixels="files"))
     losses = options.pop("losses", purnet_losses)
     model = tiny_model(axis_name, **options)
     return create_state(model, tiny_variables(), optimizer, objective, accumulate, losses=losses)

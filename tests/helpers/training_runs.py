@@ -1,4 +1,4 @@
-"""A training run small enough for a test: its configuration, its command line, and what it leaves."""
+"""A training run small enough for a test: its configuration, its command line, and its files."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from helpers.tiny import TinyBackbone, shared_optimizer, shared_pmap_step
-from purinet_jax.network import model
+from purinet_jax.network.backbones import BACKBONES
 from purinet_jax.training import train
 from purinet_jax.training.configurations import load_config
 from purinet_jax.weights.runs import load_checkpoint
@@ -23,16 +23,16 @@ import sys
 sys.path.insert(0, {tests!r})
 from helpers.project_scripts import import_script
 from helpers.tiny import TinyBackbone
-from purinet_jax.network import model
+from purinet_jax.network.backbones import BACKBONES
 from purinet_jax.commands.main import main
-model.BACKBONES["tiny"] = TinyBackbone
+BACKBONES["tiny"] = TinyBackbone
 sys.exit(main(sys.argv[1:]))
 """
 
 
 def made_small(patch: pytest.MonkeyPatch) -> None:
-    """Adds the tiny extractor, and lets runs with the same settings share what is compiled for them."""
-    patch.setitem(model.BACKBONES, "tiny", TinyBackbone)
+    """Adds the tiny backbone, and lets runs with the same settings share compiled programs."""
+    patch.setitem(BACKBONES, "tiny", TinyBackbone)
     patch.setattr(train, "make_optimizer", shared_optimizer)
     patch.setattr(train, "pmap_step", shared_pmap_step)
 
@@ -77,5 +77,5 @@ def write_config(folder: Path, config: ConfigDict) -> Path:
     return path
 
 
-# Stage 1's network, for what needs processes of its own.
+# Stage 1's network, for tests that start processes.
 STAGE_1 = {"model.attention": (), "losses.structural": "none", "loop.panel_every": 0}

@@ -1,14 +1,13 @@
 """MobileNetV2 (Sandler et al. 2018) with Keras' names, padding and BatchNorm epsilon."""
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
-from purinet_jax.network.layers import BatchNorm, Conv, DepthwiseConv, StridedConv, rematerialised
+from purinet_jax.network.layers import BatchNorm, Conv, Norm, Remat, inverted_residual, not_rematerialised
 
 # (expansion, output channels, blocks, stride of the first) as in table 2 of the paper
 BLOCKS = (
@@ -20,6 +19,7 @@ BLOCKS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+NAMES = ("expand", "expand_BN", "depthwise", "depthwise_BN", "project", "project_BN")
 
 
 class MobileNetV2(nn.Module):
@@ -28,47 +28,28 @@ class MobileNetV2(nn.Module):
     Each level is the last inverted residual of its stride (Keras' `block_2`, `block_5`, `block_12`, `block_16`).
     """
 
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
-
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     pixel_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
     pixel_std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
-        def norm(name: str, y: Array) -> Array:
-            return BatchNorm(1e-3, axis_name=self.axis_name, dtype=self.dtype, name=name)(y, train)
-
-        x = jax.nn.relu6(norm("bn_Conv1", StridedConv(32, self.dtype, name="Conv1")(images)))
-        stride, number, levels = 2, 0, {}
+    def __call__(self, images: Array, norm: Norm = BatchNorm, remat: Remat = not_rematerialised) -> tuple[Array, ...]:
+        x = Conv(32, 3, 2, use_bias=False, same=True, name="Conv1")(images)
+        x = jax.nn.relu6(norm(epsilon=1e-3, name="bn_Conv1")(x))
+        stride, index, levels = 2, 0, {}
         for expansion, features, blocks, first_stride in BLOCKS:
             for i in range(blocks):
-                prefix = f"block_{number}_" if number else "expanded_conv_"
+                prefix = f"block_{index}_" if index else "expanded_conv_"
                 block_stride = first_stride if i == 0 else 1
-
-                def block(
-                    module: nn.Module,
-                    x: Array,
-                    prefix: str = prefix,
-                    expansion: int = expansion,
-                    features: int = features,
-                    stride: int = block_stride,
-                ) -> Array:
-                    y = x
-                    if expansion > 1:
-                        expanded = expansion * x.shape[-1]
-                        y = Conv(expanded, 1, use_bias=False, dtype=self.dtype, name=prefix + "expand")(y)
-                        y = jax.nn.relu6(norm(prefix + "expand_BN", y))
-                    y = DepthwiseConv(3, stride, self.dtype, name=prefix + "depthwise")(y)
-                    y = jax.nn.relu6(norm(prefix + "depthwise_BN", y))
-                    y = Conv(features, 1, use_bias=False, dtype=self.dtype, name=prefix + "project")(y)
-                    y = norm(prefix + "project_BN", y)
-                    return x + y if y.shape == x.shape else y
-
-                x = rematerialised(block, self.remat)(self, x)
+                names = tuple(prefix + name for name in NAMES)
+                block = partial(_block, settings=(features, expansion, 3, block_stride, norm, names))
+                x = remat(block)(self, x)
                 stride *= block_stride
-                number += 1
+                index += 1
                 levels[stride] = x
         return tuple(levels[stride] for stride in self.strides)
+
+
+def _block(module: nn.Module, x: Array, settings: tuple[Any, ...]) -> Array:
+    """`inverted_residual` with layers in `module` itself: Keras' names have one level."""
+    return inverted_residual(x, *settings)

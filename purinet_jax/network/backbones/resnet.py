@@ -1,14 +1,15 @@
 """ResNet-50 as the authors use it (He et al. 2016; torchvision's V1 layout and names, stride in the 3×3)."""
 
+from itertools import accumulate
+from operator import mul
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
-from purinet_jax.network.layers import BatchNorm, Conv, max_pool, rematerialised
+from purinet_jax.network.cpu.pooling import max_pool
+from purinet_jax.network.layers import BatchNorm, Conv, Norm, Remat, not_rematerialised
 
 
 class Bottleneck(nn.Module):
@@ -18,22 +19,17 @@ class Bottleneck(nn.Module):
     stride: int
     dilation: int
     downsample: bool
-    axis_name: str | None
-    dtype: DTypeLike
+    norm: Norm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        def norm(name: str, y: Array) -> Array:
-            return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name=name)(y, train)
-
-        def conv(name: str, features: int, kernel_size: int, stride: int, dilation: int, y: Array) -> Array:
-            return Conv(features, kernel_size, stride, dilation, use_bias=False, dtype=self.dtype, name=name)(y)
-
-        y = jax.nn.relu(norm("bn1", conv("conv1", self.width, 1, 1, 1, x)))
-        y = jax.nn.relu(norm("bn2", conv("conv2", self.width, 3, self.stride, self.dilation, y)))
-        y = norm("bn3", conv("conv3", 4 * self.width, 1, 1, 1, y))
+    def __call__(self, x: Array) -> Array:
+        y = Conv(self.width, 1, use_bias=False, name="conv1")(x)
+        y = jax.nn.relu(self.norm(name="bn1")(y))
+        y = Conv(self.width, 3, self.stride, self.dilation, use_bias=False, name="conv2")(y)
+        y = jax.nn.relu(self.norm(name="bn2")(y))
+        y = self.norm(name="bn3")(Conv(4 * self.width, 1, use_bias=False, name="conv3")(y))
         if self.downsample:
-            x = Downsample(4 * self.width, self.stride, self.axis_name, self.dtype, name="downsample")(x, train)
+            x = Downsample(4 * self.width, self.stride, self.norm, name="downsample")(x)
         return jax.nn.relu(x + y)
 
 
@@ -42,51 +38,39 @@ class Downsample(nn.Module):
 
     features: int
     stride: int
-    axis_name: str | None
-    dtype: DTypeLike
+    norm: Norm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        x = Conv(self.features, 1, self.stride, use_bias=False, dtype=self.dtype, name="0")(x)
-        return BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="1")(x, train)
+    def __call__(self, x: Array) -> Array:
+        return self.norm(name="1")(Conv(self.features, 1, self.stride, use_bias=False, name="0")(x))
 
 
 class Stem(nn.Module):
     """7×7 stride-2 convolution, BatchNorm, ReLU, 3×3 stride-2 max pool: the authors' `layer0`, level 1."""
 
-    axis_name: str | None
-    dtype: DTypeLike
+    norm: Norm
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        x = Conv(64, 7, 2, use_bias=False, dtype=self.dtype, name="0")(x)
-        x = jax.nn.relu(BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="1")(x, train))
-        return max_pool(x, window=3, stride=2, padding=1)
+    def __call__(self, x: Array) -> Array:
+        x = Conv(64, 7, 2, use_bias=False, name="0")(x)
+        return max_pool(jax.nn.relu(self.norm(name="1")(x)), window=3, stride=2, padding=1)
 
 
 class Stage(nn.Module):
-    """A row of bottlenecks; the first one carries the stride."""
+    """A row of bottlenecks, the first of them with the stride."""
 
     width: int
     blocks: int
     stride: int
     dilation: int
-    axis_name: str | None
-    dtype: DTypeLike
-    remat: bool = False
+    norm: Norm
+    remat: Remat
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
+    def __call__(self, x: Array) -> Array:
+        block_class = self.remat(Bottleneck)
         for i in range(self.blocks):
-
-            def block(module: nn.Module, x: Array, i: int = i) -> Array:
-                stride = self.stride if i == 0 else 1
-                bottleneck = Bottleneck(
-                    self.width, stride, self.dilation, i == 0, self.axis_name, self.dtype, name=str(i)
-                )
-                return bottleneck(x, train)
-
-            x = rematerialised(block, self.remat)(self, x)
+            x = block_class(self.width, 1 if i else self.stride, self.dilation, i == 0, self.norm, name=str(i))(x)
         return x
 
 
@@ -99,37 +83,18 @@ class ResNet50(nn.Module):
 
     stage_strides: tuple[int, ...] = (1, 2, 2, 1)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
-    axis_name: str | None = None
-    dtype: DTypeLike = jnp.float32
-    remat: bool = False
 
     pixel_mean: ClassVar[tuple[float, ...]] = (0.4923, 0.4634, 0.3974)
     pixel_std: ClassVar[tuple[float, ...]] = (0.2737, 0.2659, 0.2836)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        strides = [4]
-        for stride in self.stage_strides:
-            strides.append(strides[-1] * stride)
-        return tuple(strides)
+        return tuple(accumulate(self.stage_strides, mul, initial=4))
 
     @nn.compact
-    def __call__(self, images: Array, train: bool) -> tuple[Array, ...]:
-
-        def stem(module: nn.Module, images: Array) -> Array:
-            return Stem(self.axis_name, self.dtype, name="layer0")(images, train)
-
-        levels = [rematerialised(stem, self.remat)(self, images)]
-        for i, (width, blocks) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True)):
-            stage = Stage(
-                width,
-                blocks,
-                self.stage_strides[i],
-                self.dilations[i],
-                self.axis_name,
-                self.dtype,
-                self.remat,
-                name=f"layer{i + 1}",
-            )
-            levels.append(stage(levels[-1], train))
+    def __call__(self, images: Array, norm: Norm = BatchNorm, remat: Remat = not_rematerialised) -> tuple[Array, ...]:
+        levels = [remat(Stem)(norm, name="layer0")(images)]
+        stages = zip((64, 128, 256, 512), (3, 4, 6, 3), self.stage_strides, self.dilations, strict=True)
+        for i, settings in enumerate(stages, 1):
+            levels.append(Stage(*settings, norm, remat, name=f"layer{i}")(levels[-1]))
         return tuple(levels)

@@ -1,1 +1,3 @@
-"""Kernels for XLA's CPU backend: the same functions as the layers' plain forms, in forms that are fast there."""
+"""Kernels for XLA's CPU backend: the layers' functions in forms that compile to fast CPU code. Everywhere else, and in
+programs that are exported, they are XLA's own operations.
+"""

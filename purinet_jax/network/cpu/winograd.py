@@ -1,10 +1,9 @@
-"""Convolutions with fewer multiplications: Winograd's minimal filtering, over an image's rows.
+"""Winograd's minimal filtering over an image's rows: convolutions with fewer multiplications.
 
 F(m, r) computes m neighbouring outputs of a filter of r taps with m + r − 1 multiplications instead of m · r, as
 y = Aᵀ((G g) ⊙ (Bᵀ d)) (Winograd, Arithmetic Complexity of Computations, 1980; Lavin and Gray, CVPR 2016). Over rows and
-columns at once it would save more of them, but the sums before and after, of single pixels, cost on XLA's CPU backend
-what that saves. Over the rows alone they are sums of whole rows, each of which lies in one piece, and what stands for ⊙
-is a convolution of height 1.
+columns at once it would save more multiplications, but on XLA's CPU backend the sums of single pixels before and after
+cost what that saves. Over rows alone, they are sums of contiguous rows, and ⊙ is a convolution of height 1.
 """
 
 import functools
@@ -18,7 +17,7 @@ from jax import Array, lax
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# With more points, or larger ones, rounding errors grow: these cost a digit at the most.
+# More points, or larger ones, increase rounding errors: these cost one digit at most.
 _POINTS = (0, 1, -1, 2, -2)
 
 
@@ -31,7 +30,7 @@ def minimal_filtering(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, 
       outputs + taps − 1, with which Aᵀ((G g) ⊙ (Bᵀ d)) is the correlation of d [inputs] with g [taps].
 
     Raises:
-      ValueError: more points are needed than there are.
+      ValueError: it needs more points than there are.
     """
     finite = outputs + taps - 2
     if finite > len(_POINTS):
@@ -60,11 +59,12 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return coefficients
 
 
-def rows_in_a_tile(shape: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -> int | None:
-    """How many rows of an output of `shape` [batch, height, width] to compute at once, or none.
+def tile_rows(shape: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -> int | None:
+    """The number of rows to compute at once of an output of `shape` [batch, height, width] for a kernel of shape
+    [height, width, in, out]; `None` to use the direct convolution.
 
-    `kernel` is its shape [height, width, in, out]. The sums cost more than is saved where there are few channels, where
-    tiles do not fit the rows, and, those that make the kernels, where there are few pixels.
+    The sums cost more than is saved where there are few channels, where tiles do not fit the rows, and, as kernels are
+    transformed too, where there are few pixels.
     """
     taps, _, *channels = kernel
     if taps not in (2, 3) or min(channels) < 64 or math.prod(shape) < 1000:
@@ -98,8 +98,8 @@ def convolution_by_rows(x: Array, kernel: Array, dilation: int, padding: Padding
 
 
 def kernel_gradient_by_rows(x: Array, gradient: Array, taps: int, dilation: int, padding: Padding, tile: int) -> Array:
-    """The kernel's gradient of `convolution_by_rows`, [taps, width, in, out]; `gradient` [batch, height, width, out] is
-    its output's."""
+    """The kernel's gradient [taps, width, in, out] of `convolution_by_rows` from that of its output, `gradient`
+    [batch, height, width, out]."""
     batch, rows, width, features = gradient.shape
     after, for_kernel, before = minimal_filtering(tile, taps)
     x = jnp.pad(x, ((0, 0), (0, 0), padding[1], (0, 0)))
@@ -117,18 +117,19 @@ def kernel_gradient_by_rows(x: Array, gradient: Array, taps: int, dilation: int,
 
 
 def row_kernel_gradient(x: Array, gradient: Array, dilation: int) -> Array:
-    """The gradient of a kernel of height 1, [width, in, out]; `x` [rows, padded width, in] has the rows that it met, of
-    all images, and `gradient` [rows, width, out] is its output's.
+    """The gradient [width, in, out] of a kernel of height 1.
 
-    One 1-D convolution over the width: in-channels stand in the batch's place, the rows in that of the features.
+    `x` [rows, padded width, in] are the rows of all images that the kernel met, and `gradient` [rows, width, out] is
+    that of its output. Computed as one 1-D convolution over the width, with in-channels as the batch and rows as
+    features.
     """
     layout = lax.ConvDimensionNumbers((2, 0, 1), (2, 0, 1), (1, 2, 0))
     return lax.conv_general_dilated(x, gradient, (dilation,), "VALID", dimension_numbers=layout)
 
 
 def _tiles(x: Array, rows: int, taps: int, dilation: int, before: int, tile: int) -> list[Array]:
-    """What each row of a tile's input is, in all tiles: arrays [batch, tiles, dilation, width, channels], as many as a
-    tile has inputs. With dilation, every `dilation`-th row belongs together."""
+    """One array [batch, tiles, dilation, width, channels] for each input row of a tile: that row of all tiles. With
+    dilation, a tile takes every `dilation`-th row."""
     batch, height, width, channels = x.shape
     tiles = -(-rows // (dilation * tile))
     inputs = tiles * tile + taps - 1
