@@ -1,12 +1,11 @@
-"""Fine-tuning: weights that find objects already, on a few dozen to some thousand pairs of one's own.
+"""Fine-tuning of a trained network on a few dozen to some thousand pairs of your own.
 
     purinet finetune my_pairs/ -o runs/mine
 
-Network and size are those of the weights, whatever stands here; 15 % of the pairs are held out. The learning rate is
-a quarter of what training from an extractor takes, the extractor's a tenth of that. BatchNorm keeps the statistics
-that it has, which those of a few dozen pictures would only spoil. An average of the weights is kept, the start is
-validated as well, and training ends once five validations in a row bring nothing: the best checkpoint, which `purinet
-predict --checkpoint runs/mine` takes, is no worse on the held-out pairs than what was there before.
+Network and size are those of the weights; 15 % of the pairs are held out. The learning rate is a quarter of that for
+training from a backbone, the backbone's a tenth of it. BatchNorm's statistics are frozen, since those of a few dozen
+images are worse. The start is validated, too, and training ends after five validations without improvement, so the best
+checkpoint, which `purinet predict --checkpoint runs/mine` loads, is no worse on the held-out pairs than the start.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +13,7 @@ from purinet_jax.configs import purnet_lite
 
 
 def get_config() -> ConfigDict:
-    """PurNet-Lite's losses and optimiser, gentler, on whole images."""
+    """PurNet-Lite's losses and optimiser at lower rates, on uncropped images."""
     config = purnet_lite.get_config()
     config.steps = 600
     config.batch_size = 8

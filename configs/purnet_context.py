@@ -1,9 +1,9 @@
-"""PurNet-Context: EfficientNet-Lite2 extractor, a level that sees the whole image, 48 channels, light decoder.
+"""PurNet-Context: EfficientNet-Lite2 as backbone, a context level, 48 channels, light decoder.
 
     purinet train --config purnet_context --data DUTS-TR.zip --init efficientnet_lite2.pth -o runs/192
 
-The first of the phases that `scripts/train_shipped.sh` runs on growing images; docs/training.md has their curves, times
-and scores. PurNet-Lite's recipe, on whole images: a crop can change what is salient.
+The first of the phases on growing images that `scripts/train_shipped.sh` runs; docs/training.md has curves, times and
+scores. Images are not cropped, because a crop can change what is salient.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from purinet_jax.configs import purnet_lite
 
 
 def get_config() -> ConfigDict:
-    """PurNet-Lite's settings but for the network and the images."""
+    """PurNet-Lite's settings except for network and images."""
     config = purnet_lite.get_config()
     config.model.backbone = "efficientnet_lite2"
     config.model.channels = 48

@@ -1,19 +1,14 @@
-"""PurNet on ResNet-50, all of it with all losses, in the forms that the paper describes: the `fixed` recipe.
+"""Stage 3 with the paper's losses instead of the released code's (docs/paper.md): the `fixed` recipe.
 
     purinet train --config purnet_fixed --data DUTS-TR.zip --init runs/stage2 -o runs/fixed
 
-Stage 3 (purnet.md §3 and §4) without three things that the released code does and the paper does not say:
+- The structural loss applies one sigmoid to the maps, not two. With two a perfect map costs .141 and an inverted one
+  .288, instead of 0 and 3.07, so the loss hardly depends on the map.
+- The main loss's weight 1 + |error| is not differentiated. In the released code a smaller predicted error also lowers
+  the loss.
+- The rates of all four groups decay, not only the backbone's.
 
-- The structural loss applies one sigmoid to the maps, not two. With two a perfect map still costs .141 and
-  an inverted one only .288, against 0 and 3.07: the maps hardly feel it.
-- The main loss's weight 1 + |error| is a constant for the gradient. In the released code the backbone can
-  also lower that loss by making the error map call fewer pixels wrong.
-- The rates of all four groups decay, not the backbone's alone; the other three end at the rate they began
-  with there.
-
-200,000 steps of 2 images at 320², as many as stage 3. Expect structural losses near 0 on good maps. No
-published number belongs to this recipe. It starts from stage 2 (or goes on from stage 3's weights), whose
-transposed convolutions are kept.
+200,000 steps of 2 images at 320², from stage 2 or 3. The paper has no scores for this recipe.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +16,7 @@ from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """The base's settings but for the forms of the losses and the rates over time."""
+    """The base's settings except for the forms of the losses and the decay of the rates."""
     config = base.get_config()
     config.losses.released = False
     config.optimizer.decaying_groups = ("backbone", "purificatory", "promotion", "rectification")

@@ -1,10 +1,10 @@
-"""PurNet-Lite: MobileNetV2 extractor, 32 channels, light decoder.
+"""PurNet-Lite: MobileNetV2 as backbone, 32 channels, light decoder.
 
     purinet train --config purnet_lite --data DUTS-TR.zip --init mobilenet_v2.npz -o runs/lite
 
-The purificatory losses in the sound forms with a soft intersection over union, AdamW with a cosine, an average of the
-weights, crops and jitter: on 2 CPU cores about half an hour, validation MAE .045 at 160². docs/training.md has the two
-phases on larger images that follow, and the scores (.047 on 300 pairs of DUTS-TE).
+The paper's losses with a soft intersection over union instead of the structural one, AdamW with a cosine, an average of
+the weights, crops and jitter. Half an hour on 2 CPU cores to a validation MAE of .045 at 160²; docs/training.md has the
+two phases on larger images that follow, and the scores.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """Stage 3's network, made light, and a recipe for few epochs."""
+    """Stage 3's network with a light decoder, and a recipe for few epochs."""
     config = base.get_config()
     config.model.backbone = "mobilenet_v2"
     config.model.channels = 32

@@ -1,9 +1,8 @@
-"""PurNet on ResNet-50, stage 1 of the released recipe: no attentions yet, BCE and structural loss.
+"""Stage 1 of the released recipe: PurNet on ResNet-50 without attentions, with cross-entropy and structural loss.
 
     purinet train --config purnet_resnet50_stage1 --data DUTS-TR.zip --init resnet50.safetensors -o runs/stage1
 
-50,000 steps of 4 images at 320². The paper's numbers (DUTS-TE MAE .039) are those of stage 3. On CPUs a step
-takes seconds and the stage days; `tiny` is for trying things there.
+50,000 steps of 4 images at 320². On CPUs a step takes seconds; `tiny` is a configuration to try things with.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +10,7 @@ from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """The released settings (purnet.md §4)."""
+    """The base's settings except for attentions, steps, batch and one rate."""
     config = base.get_config()
     config.model.attention = ()
     config.steps = 50_000

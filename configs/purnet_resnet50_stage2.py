@@ -1,9 +1,9 @@
-"""PurNet on ResNet-50, stage 2 of the released recipe: the whole network without the structural loss.
+"""Stage 2 of the released recipe: the complete network on ResNet-50, without the structural loss.
 
     purinet train --config purnet_resnet50_stage2 --data DUTS-TR.zip --init runs/stage1 -o runs/stage2
 
-250,000 steps of 4 images at 320², from stage 1 with every transposed convolution bilinear again. Its loss is not
-comparable with stage 1's: no structural term, but those of the promotion and rectification maps, 15 in all.
+250,000 steps of 4 images at 320², from stage 1, with transposed convolutions reset to bilinear ones. Its loss has other
+terms than stage 1's and is not comparable with it.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """The base's settings but for steps, batch, upsampling and the structural loss."""
+    """The base's settings except for steps, batch, upsampling and the structural loss."""
     config = base.get_config()
     config.steps = 250_000
     config.batch_size = 4

@@ -1,9 +1,8 @@
-"""PurNet on ResNet-50, stage 3 of the released recipe: the whole network with all losses.
+"""Stage 3 of the released recipe: the complete network on ResNet-50 with all losses.
 
     purinet train --config purnet_resnet50_stage3 --data DUTS-TR.zip --init runs/stage2 -o runs/stage3
 
-200,000 steps of 2 images at 320². The paper reports on DUTS-TE MAE .039, weighted F .817, F .829 (by its own
-protocol). A perfect map's structural loss is .141 per level in the released form, not 0.
+200,000 steps of 2 images at 320². The paper reports on DUTS-TE MAE .039, weighted F .817, F .829 (by its own protocol).
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""A small PurNet for CPUs: MobileNetV2 extractor, 16 channels, all losses at once, 96² images.
+"""A small PurNet for CPUs: MobileNetV2 as backbone, 16 channels, all losses, 96² images.
 
     purinet train --config tiny --data demo/train/DUTS-TR -o runs/tiny
 
-For trying things: on the generated pictures of scripts/demo.sh two to three minutes on 2 quiet CPU cores, a third
-of it compiling, to a validation MAE below .06. On photographs, start from `--init` and take more steps.
+On the synthetic images of scripts/demo.sh two to three minutes on 2 CPU cores, a third of it compilation, to a
+validation MAE below .06. For photos, start from `--init` and take more steps.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from purinet_jax.configs import base
 
 
 def get_config() -> ConfigDict:
-    """Stage 3's losses in the sound forms, with AdamW, from random weights."""
+    """Stage 3 with the paper's losses and AdamW, from random weights."""
     config = base.get_config()
     config.model.backbone = "mobilenet_v2"
     config.model.channels = 16

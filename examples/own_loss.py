@@ -1,10 +1,10 @@
-"""A loss of one's own in this package's training, without a copy of its loop: a boundary term beside the paper's.
+"""Your own loss in the package's training loop: a boundary term in addition to the paper's.
 
     python examples/own_loss.py tiny demo/train/DUTS-TR runs/boundary
 
-`train` takes a function of maps, batch and objective that gives named terms, as `purnet_losses` does. Everything else
-(batches, three gradients, devices, checkpoints, going on) stays; terms that the promotion and rectification pyramids do
-not own are followed by the extractor and the purificatory pyramid, and appear in log and TensorBoard by their names.
+`train` takes a function of maps, batch and objective that returns named terms, such as `purnet_losses`. The backbone
+and the purificatory pyramid follow all terms that do not belong to the promotion and rectification pyramids. Log and
+TensorBoard show each term by its name.
 """
 
 import argparse
@@ -21,14 +21,13 @@ from purinet_jax.training.train import train
 
 
 def boundary_loss(logits: Array, target: Array) -> Array:
-    """Mean absolute difference of the steps between neighbouring pixels, of map and mask: [batch, height, width, 1] of
-    both → a scalar."""
+    """Mean absolute difference between the gradients of map and mask, both [batch, height, width, 1] → a scalar."""
     difference = jax.nn.sigmoid(logits) - target
     return sum(jnp.abs(jnp.diff(difference, axis=axis)).mean() for axis in (1, 2))
 
 
 def losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) -> dict[str, Array]:
-    """The package's terms, and `boundary` for each level."""
+    """The package's terms and `boundary`, one value for each level."""
     target = batch["mask"].astype(jnp.float32)
     boundary = jnp.stack([boundary_loss(logits, target) for logits in maps.saliency])
     return {**purnet_losses(maps, batch, objective), "boundary": boundary}

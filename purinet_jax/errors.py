@@ -1,8 +1,24 @@
-"""The one exception for what a user gave and the program cannot use.
+"""The errors that end a command with one line on standard error, and the exit codes that belong to them."""
 
-Its message is one line that names the file, key or value; the command line prints it and exits with code 2.
-"""
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
     """A file, folder, option or configuration that cannot be used; the message names it in one line."""
+
+
+class RunFailure(RuntimeError):
+    """A training run that ended early through no fault of its input; the message is one line."""
+
+
+def outcome(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code of a command that an error ends, and the line to print."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    return 2 if isinstance(error, InputError) else 1, str(error) or type(error).__name__
+
+
+def summarise(names: Sequence[str], what: str) -> str:
+    """Returns the count of names and the first three of them: "4 images: a, b, c, …"."""
+    listed = ", ".join(names[:3])
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''}: {listed}{', …' if len(names) > 3 else ''}"

@@ -1,10 +1,10 @@
-"""Kills a training run again and again, at moments drawn by a seed, and shows that nothing is lost.
+"""Kills a training run repeatedly, at moments drawn from a seed, and checks that it resumes bit for bit.
 
     python scripts/kill_test.py OUTPUT --kills 50 --seed 0
 
-The configuration tiny trains on generated pictures, once without interruption and once killed (SIGKILL) at random
-moments: while it starts, in its steps, while it saves. After each kill every checkpoint must be readable and the run is
-started again. The parameters of both must be the same to the last bit. Prints JSON; exit code 1 where they are not.
+The configuration tiny trains on synthetic images, once without interruption and once killed (SIGKILL) at random
+moments: while it starts, between steps, while it saves. After each kill every checkpoint must be readable, and the run
+is started again. Prints JSON; the exit code is 1 if the parameters of the two runs differ.
 """
 
 import argparse
@@ -21,36 +21,36 @@ import numpy as np
 
 
 def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, seed: int) -> dict[str, object]:
-    """Runs a command that trains in `output`, kills it `kills` times, lets it end, and compares.
+    """Runs a command that trains in `output`, kills it `kills` times, lets it end, and compares its parameters.
 
     Args:
-      command: started again after each kill; the folder that it trains in follows it as its last word.
-      output: that folder.
-      expected: the folder of the same run, not interrupted.
+      command: started again after each kill, with `output` as its last argument.
+      output: the run's folder.
+      expected: the folder of the same run without interruption.
       kills: how many times it is killed.
-      seed: the moments follow from it, as far as the machine's speed lets them.
+      seed: determines the moments, as far as the machine's speed does not.
 
     Returns:
-      JSON values: in which stage each kill came, and how many bits of the parameters differ (none may).
+      JSON values: the stage of each kill, and the names of the tensors that differ.
     """
     generator = random.Random(seed)
     stages = []
     steps = sorted(int(child.name) for child in (expected / "checkpoints").iterdir() if child.name.isdigit())
     last = steps[-1]
-    for number in range(kills):
+    for index in range(kills):
         process = subprocess.Popen([*command, str(output)], stderr=subprocess.PIPE, text=True)
         try:
-            stages.append(_kill(process, output, generator, last * (number + 1) // (kills + 1)))
+            stages.append(_kill(process, output, generator, last * (index + 1) // (kills + 1)))
         finally:
             process.kill()
             _, said = process.communicate()
         if process.returncode > 0:
-            raise SystemExit(f"kill {number}: the run ended with code {process.returncode}: {said}")
+            raise SystemExit(f"kill {index}: the run ended with code {process.returncode}: {said}")
         _check_readable(output)
-        print(f"kill {number + 1} of {kills}: {stages[-1]}", file=sys.stderr)
+        print(f"kill {index + 1} of {kills}: {stages[-1]}", file=sys.stderr)
     done = subprocess.run([*command, str(output)], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"the run did not end well: {done.stderr}")
+        raise SystemExit(f"the run failed: {done.stderr}")
     ours, theirs = _parameters(output, last), _parameters(expected, last)
     same = ours.keys() == theirs.keys()
     different = [name for name in theirs if not same or ours[name].tobytes() != theirs[name].tobytes()]
@@ -58,11 +58,11 @@ def kill_test(command: Sequence[str], output: Path, expected: Path, kills: int, 
 
 
 def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Random, step: int) -> str:
-    """Kills it in a stage drawn at random; what the run has come to by then is waited for up to five minutes."""
+    """Kills a process in a random stage, for which it waits up to five minutes, and returns the stage."""
     stage = generator.choice(("starting", "stepping", "saving"))
     limit = time.monotonic() + 300
     log = output / "log.jsonl"
-    left = _unfinished(output)  # by the kill before: this process has hardly begun
+    left = _unfinished(output)  # by the kill before
 
     def reached() -> bool:
         if stage == "saving":
@@ -82,10 +82,10 @@ def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Rand
 
 
 def _unfinished(output: Path) -> set[tuple[str, int]]:
-    """Names and inodes of the checkpoints that are not whole yet."""
+    """Names and inodes of incomplete checkpoints."""
     found = set()
     for child in _children(output / "checkpoints"):
-        with contextlib.suppress(FileNotFoundError):  # it has just got its final name
+        with contextlib.suppress(FileNotFoundError):  # it has just been renamed
             if "tmp" in child.name:
                 found.add((child.name, child.stat().st_ino))
     return found
@@ -106,7 +106,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _check_readable(output: Path) -> None:
-    """Loads every checkpoint that has its final name."""
+    """Loads every complete checkpoint."""
     for child in _children(output / "checkpoints"):
         if child.name.isdigit():
             _parameters(output, int(child.name))
@@ -122,7 +122,7 @@ def _parameters(run: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def main() -> int:
-    """The script."""
+    """Runs the script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--kills", type=int, default=50)
@@ -141,22 +141,12 @@ def main() -> int:
         "loop.checkpoint_every": 3,
         "loop.panel_every": 0,
     }
-    command = [
-        sys.executable,
-        "-m",
-        "purinet_jax.commands.main",
-        "train",
-        "--config",
-        "tiny",
-        "--data",
-        str(data),
-        "--quiet",
-    ]
+    command = [sys.executable, "-m", "purinet_jax.commands.main", "train", "--config", "tiny"]
+    command += ["--data", str(data), "--quiet"]
     command += [f"--config.{key}={value}" for key, value in settings.items()] + ["-o"]
-    subprocess.run([*command, str(arguments.output / "whole")], check=True)
-    result = kill_test(
-        command, arguments.output / "killed", arguments.output / "whole", arguments.kills, arguments.seed
-    )
+    killed, expected = arguments.output / "killed", arguments.output / "uninterrupted"
+    subprocess.run([*command, str(expected)], check=True)
+    result = kill_test(command, killed, expected, arguments.kills, arguments.seed)
     print(json.dumps(result, indent=2))
     return 1 if result["different"] else 0
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The released recipe, three stages, and its error on a test set. Hours to days on a GPU (docs/reproduce.md estimates
-# them); run it again and it goes on.
+# Trains the three stages of the released recipe and evaluates the last: hours to days on a GPU (docs/reproduce.md).
+# It resumes when it is run again.
 #   bash scripts/reproduce.sh DUTS-TR.zip DUTS-TE.zip resnet50.safetensors runs
 set -euo pipefail
 if [ $# -ne 4 ]; then

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# The training of the shipped weights: phases on growing images, each starting from the averaged weights of the one
-# before. A day on two CPU cores, at low priority; run it again after whatever stopped it and it goes on.
-# `kill -STOP` and `-CONT` pause it while something else is timed.
+# Trains the shipped weights in phases on growing images, each starting from the averaged weights of the one before.
+# It takes a day on two CPU cores at low priority, and resumes when it is run again.
 #   bash scripts/train_shipped.sh DUTS-TR.zip efficientnet_lite2_imagenet.pth runs/shipped
-# On another machine, from the weights that an earlier phase left, with the phase that follows:
+# From the weights of an earlier phase, with the phase that follows:
 #   bash scripts/train_shipped.sh DUTS-TR.zip purnet_context.safetensors runs/shipped 288
 set -euo pipefail
 if [ $# -lt 3 ] || [ $# -gt 4 ]; then
@@ -25,7 +24,7 @@ phase() { # SIZE STEPS OPTION...
     nice -n 19 purinet train --config purnet_context --data "$training" --init "$init" -o "$output/$size" --quiet \
       --config.data.size="$size" --config.steps="$steps" "$@"
   fi
-  # A run that was asked to stop ends well too, before its last step; the next phase wants that one.
+  # A run that was asked to stop exits with 0 before its last step, which the next phase needs.
   [ -d "$output/$size/checkpoints/$steps" ] || exit 0
   init=$output/$size
 }
@@ -34,6 +33,6 @@ phase 192 2564                     # 4 epochs of 10,253
 eights=(--config.batch_size=8 --config.average_decay=0.999)
 phase 224 1900 "${eights[@]}" --config.optimizer.rate=1e-3 --config.optimizer.warmup_steps=100 --config.average_decay=0.998
 phase 288 1800 "${eights[@]}" --config.optimizer.rate=7e-4 --config.optimizer.warmup_steps=100
-# By fours: eight images of 320² take more than 13 GB. So few give BatchNorm noisy statistics; those there are stay.
+# Eight images of 320² need more than 13 GB. The statistics of four are noisy, so BatchNorm's are frozen.
 phase 320 3000 --config.batch_size=4 --config.average_decay=0.9995 --config.optimizer.rate=3e-4 \
   --config.optimizer.warmup_steps=100 --config.freeze_statistics=True

@@ -1,4 +1,4 @@
-"""What goes wrong around a run: it ends with one line that names it, and the last whole checkpoint stays good."""
+"""Failures around a run: it ends with one line that names them, and the last complete checkpoint stays readable."""
 
 import contextlib
 import errno
@@ -23,10 +23,11 @@ from ml_collections import ConfigDict
 from purinet_jax.commands.main import main
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.training import endings, initial, reports, train, watchdog
+from purinet_jax.network.config import ModelConfig
+from purinet_jax.training import initial, reports, stopping, train, watchdog
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.watchdog import Watchdog
-from purinet_jax.weights.convert import save_variables
+from purinet_jax.weights.files import save_variables
 from purinet_jax.weights.runs import load_checkpoint
 from purinet_jax.workers import worker_processes
 
@@ -46,7 +47,7 @@ def config(**settings: Any) -> ConfigDict:
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, wanted: int, happens: Callable[[], object]) -> None:
-    """Something happens once a step has been taken."""
+    """Calls a function once a step has been computed."""
     metrics = reports.RunLog.metrics
 
     def and_then(self: Any, step: int, *rest: Any) -> None:
@@ -74,7 +75,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(folder: Path, after: Path) -> None:
-    """Fills a disk, but not before a folder, which is written in the background, is there."""
+    """Fills a disk once a folder, which is written in the background, exists."""
     limit = time.monotonic() + 60
     while not after.is_dir() and time.monotonic() < limit:
         time.sleep(0.01)
@@ -84,13 +85,13 @@ def fill(folder: Path, after: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
+def test_a_full_disk_ends_the_run_which_resumes_once_there_is_space(
     small_disk: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = small_disk / "run"
     with monkeypatch.context() as patch:
         after_step(patch, 3, lambda: fill(small_disk, run / "checkpoints" / "2" / "state"))
-        with pytest.raises(endings.RunEnded) as raised:
+        with pytest.raises(stopping.RunEnded) as raised:
             train.train(config(), data, run, progress=False)
     message = str(raised.value)
     assert message.startswith(f"{run}: step ")
@@ -98,10 +99,10 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     assert_whole(run, 2)
     (small_disk / "filler").unlink()
     train.train(config(), data, run, progress=False)
-    train.train(config(), data, tmp_path / "straight", progress=False)
-    assert_same_variables(run, tmp_path / "straight")
+    train.train(config(), data, tmp_path / "uninterrupted", progress=False)
+    assert_same_variables(run, tmp_path / "uninterrupted")
 
-    # A checkpoint that was cut by hand is named, with what there is to do; and that is enough.
+    # A damaged checkpoint is named, with the remedy, and the remedy works.
     last = run / "checkpoints" / "12" / "state"
     for file in last.rglob("*"):
         if file.is_file() and file.stat().st_size > 500:
@@ -112,11 +113,11 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     assert str(refused.value).startswith(expected)
     shutil.rmtree(last.parent)
     train.train(config(), data, run, progress=False)
-    assert_same_variables(run, tmp_path / "straight")
+    assert_same_variables(run, tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow
-def test_data_that_vanish_in_the_middle_are_named(
+def test_data_that_disappear_during_a_run_are_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     after_step(monkeypatch, 3, lambda: shutil.rmtree(data))
@@ -129,7 +130,7 @@ def test_data_that_vanish_in_the_middle_are_named(
     assert_whole(tmp_path / "run", 2)
 
 
-@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="/sys, in which nobody may make folders, is Linux's")
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="/sys, in which no folders can be made, is Linux's")
 def test_an_output_folder_that_cannot_be_written_to_is_named(data: Path) -> None:
     with pytest.raises(InputError, match=r"^/sys/kernel/run: cannot be written to: (Operation|Permission|Read-only)"):
         train.train(config(), data, "/sys/kernel/run", progress=False)
@@ -148,15 +149,30 @@ def test_an_output_folder_that_cannot_be_written_to_is_named(data: Path) -> None
         ),
     ],
 )
-def test_what_the_system_and_the_devices_raise_is_put_into_one_line(error: Exception, said: str) -> None:
+def test_errors_of_the_system_and_the_devices_become_one_line(error: Exception, said: str) -> None:
     def run() -> None:
-        with endings.failures_in_words(Path("run")) as doing:
-            doing("step 3")
+        watchdog = Watchdog(0)
+        with stopping.failures_in_words(Path("run"), watchdog):
+            watchdog.enter("step 3: saving")
             raise error
 
-    with pytest.raises(endings.RunEnded) as raised:
+    with pytest.raises(stopping.RunEnded) as raised:
         run()
-    assert str(raised.value) == f"run: step 3: {said}; there is no checkpoint yet"
+    assert str(raised.value) == f"run: step 3: saving: {said}; there is no checkpoint yet"
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_both_commands_end_with_one_line_and_exit_code_1_when_a_run_fails(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise stopping.RunEnded("run: step 3: saving: no space is left on the disk; there is no checkpoint yet")
+
+    monkeypatch.setattr(f"purinet_jax.training.{command}.{command}", fail)
+    arguments = {"train": ["train", "--config", "tiny", "--data"], "finetune": ["finetune"]}[command]
+    assert main([*arguments, str(tmp_path), "-o", str(tmp_path / "run"), "--quiet"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["purinet: run: step 3: saving: no space is left on the disk; there is no checkpoint yet"]
 
 
 def test_a_stage_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,14 +185,14 @@ def test_a_stage_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(watchdog, "end", end)
     with Watchdog(0.2) as watching:
         for _ in range(3):
-            watching.stage("step 1: taking it on 4 devices")
+            watching.enter("step 1: computing on 4 devices")
             assert not ended.wait(0.1)
-        watching.stage("step 2: taking it on 4 devices", compiles=True)
+        watching.enter("step 2: computing on 4 devices", compiles=True)
         assert not ended.wait(0.3)
-        watching.stage("step 3: reading its batch")
+        watching.enter("step 3: reading the batch")
         assert ended.wait(10)
     message, code = said[0]
-    assert message.startswith("step 3: reading its batch has not ended after 0.2 s (config.loop.timeout)")
+    assert message.startswith("step 3: reading the batch has not ended after 0.2 s (config.loop.timeout)")
     assert code == 1
 
 
@@ -187,13 +203,13 @@ def _killed(_: None, item: int) -> int:
 
 
 def test_a_worker_process_that_is_killed_is_named() -> None:
-    message = r"^workers: one of 1 was ended from outside, perhaps for want of memory$"
+    message = r"^workers: one of 1 was killed, perhaps because memory ran out$"
     with pytest.raises(InputError, match=message), worker_processes(1, _killed, None) as work:
         list(work(range(3)))
 
 
 @pytest.mark.slow
-def test_two_runs_are_the_same_to_the_last_bit_though_one_of_them_is_traced(data: Path, tmp_path: Path) -> None:
+def test_a_traced_run_equals_another_one_bit_for_bit(data: Path, tmp_path: Path) -> None:
     for name, profile in (("one", 1), ("two", 0)):
         train.train(config(steps=20, dtype="bfloat16"), data, tmp_path / name, profile=profile, progress=False)
     assert_same_variables(tmp_path / "one", tmp_path / "two")
@@ -205,12 +221,10 @@ def test_two_runs_are_the_same_to_the_last_bit_though_one_of_them_is_traced(data
     assert all(line["train/model_flop_utilisation"] > 0 for line in lines)
 
 
-def test_of_weights_that_do_not_fit_what_fits_is_taken_only_when_asked(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_weights_that_fit_only_in_part_are_loaded_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = initial.initial_variables(config(), None)
     file = tmp_path / "weights.safetensors"
-    save_variables(file, source, config().model.to_dict())
+    save_variables(file, source, ModelConfig.from_dict(config().model))
     wider = config(**{"model.channels": 10})
     with pytest.raises(InputError, match=r"is \(.*8.*\), the configured network's is \(.*10.*\)$"):
         initial.initial_variables(wider, file)
@@ -222,11 +236,11 @@ def test_of_weights_that_do_not_fit_what_fits_is_taken_only_when_asked(
         ):
             np.testing.assert_array_equal(value, reference)
     (line,) = [line for line in caplog.messages if "--partial" in line]
-    assert line.startswith(f"{file}: --partial, of another shape, so drawn anew: ")
+    assert line.startswith(f"{file}: --partial, of another shape, drawn from the seed: ")
     assert " tensors: batch_stats/convert1/" in line
 
 
-def test_configurations_have_what_a_run_may_change_when_it_goes_on() -> None:
+def test_configurations_have_the_settings_that_a_resumed_run_may_change() -> None:
     loop = load_config("purnet_lite").loop
     assert loop.timeout == 1800
     assert loop.remat is False

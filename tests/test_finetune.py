@@ -1,4 +1,4 @@
-"""Fine-tuning: what the weights and the pairs decide, what it leaves, when it ends, and what it refuses."""
+"""Fine-tuning: the settings that weights and pairs determine, its files, when it ends, and what it refuses."""
 
 import json
 from pathlib import Path
@@ -13,12 +13,14 @@ from helpers.training_runs import made_small, steps_logged, tiny_config
 from PIL import Image
 
 from purinet_jax.data import write_synthetic
-from purinet_jax.network.model import model_config
+from purinet_jax.errors import InputError
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.prediction.predictor import load
-from purinet_jax.training import endings, initial, train
+from purinet_jax.training import initial, stopping, train
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.finetune import finetune, held_out_pairs
-from purinet_jax.weights.convert import save_variables
+from purinet_jax.weights.files import save_variables
+from purinet_jax.weights.variables import BackboneConfig
 
 
 @pytest.fixture(autouse=True)
@@ -36,33 +38,31 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "whole.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         made_small(patch)
-        save_variables(path, tiny_variables(), model_config(tiny_model()), size=32)
+        save_variables(path, tiny_variables(), ModelConfig.from_model(tiny_model()), size=32)
     return path
 
 
 @pytest.fixture
 def errors(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The validation errors that training will be told, one after the other."""
-    told = [0.4, 0.3, 0.35, 0.3, 0.2, 0.25, 0.25]
+    """The errors that validation returns, one after the other."""
+    errors = [0.4, 0.3, 0.35, 0.3, 0.2, 0.25, 0.25]
 
-    def validate(state: Any, pairs: Any, config: Any, log: Any, _: Any, validated: list[list[float]]) -> float:
+    def validation_error(state: Any, pairs: Any, *_: Any) -> float:
         assert len(pairs) == 2
-        validated.append([int(state.step), told.pop(0)])
-        log.scalars(int(state.step), {"validation/mae": validated[-1][1]})
-        return validated[-1][1]
+        return errors.pop(0)
 
-    monkeypatch.setattr(train, "_validate", validate)
-    return told
+    monkeypatch.setattr(train, "validation_error", validation_error)
+    return errors
 
 
 @pytest.mark.slow
-def test_a_run_starts_from_the_weights_ends_early_and_goes_on_only_with_more_patience(
+def test_a_run_starts_from_the_weights_ends_early_and_resumes_only_with_more_patience(
     data: Path, weights: Path, tmp_path: Path, errors: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The settings of the other tests' runs: what they have compiled serves.
+    # The settings of other tests' runs, whose compiled programs are in the cache.
     config = tiny_config(**{"loop.validate_first": True, "loop.validate_every": 1, "loop.panel_every": 0})
     config.loop.patience = 2
-    config.model.backbone = "resnet50"  # does not matter
+    config.model.backbone = "resnet50"  # has no effect
     output = tmp_path / "run"
     caplog.set_level("INFO")
     state = finetune(config, data, output, checkpoint=weights, progress=False)
@@ -75,8 +75,8 @@ def test_a_run_starts_from_the_weights_ends_early_and_goes_on_only_with_more_pat
     assert (written["model"]["backbone"], written["model"]["channels"]) == ("tiny", 8)
     assert (written["data"]["size"], written["data"]["holdout"]) == (32, 2)
     assert len((output / "held_out.txt").read_text().splitlines()) == 2
-    with Image.open(output / "held_out.png") as picture:
-        assert picture.size == (4 * 160, 2 * 160)
+    with Image.open(output / "held_out.png") as panel:
+        assert panel.size == (4 * 160, 2 * 160)
     assert load(output).size == 32
     again = finetune(config, data, output, checkpoint=weights, progress=False)
     assert int(again.step) == 3
@@ -88,7 +88,7 @@ def test_a_run_starts_from_the_weights_ends_early_and_goes_on_only_with_more_pat
     assert "validation MAE 0.4000 before, 0.2000 at step 4, the best;" in caplog.text
 
 
-def test_whole_weights_are_what_a_run_starts_from(weights: Path) -> None:
+def test_a_run_starts_from_the_weights(weights: Path) -> None:
     start = initial.initial_variables(tiny_config(), weights)
     for value, expected in zip(jax.tree.leaves(start), jax.tree.leaves(dict(tiny_variables())), strict=True):
         np.testing.assert_array_equal(value, expected)
@@ -106,27 +106,40 @@ def test_whole_weights_are_what_a_run_starts_from(weights: Path) -> None:
     ],
 )
 def test_patience(maes: list[float], patience: int, over: bool) -> None:
-    assert endings.out_of_patience(list(enumerate(maes)), patience) is over
+    assert stopping.out_of_patience(list(enumerate(maes)), patience) is over
 
 
 def test_the_share_held_out() -> None:
     assert [held_out_pairs(count) for count in (2, 10, 240, 10_000)] == [1, 2, 36, 200]
 
 
-def test_a_run_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_can_be_resumed(tmp_path: Path) -> None:
     config = load_config("finetune")
     earlier = config.to_dict()
     del earlier["loop"]["patience"], earlier["losses"]["iou"]
     earlier["model"]["attention"] = True
     config.losses.iou = False
+    assert earlier["losses"]["structural"] == "none"
+    earlier["losses"]["superpixels"] = "stored"  # the default of 0.2, here without effect
     (tmp_path / "config.json").write_text(json.dumps(earlier))
     train._check_resumable(config, tmp_path)
     config.model.attention = ("promotion",)
-    with pytest.raises(train.InputError, match=r"^config\.model\.attention: \['promotion'\], but the run in"):
+    with pytest.raises(InputError, match=r"^config\.model\.attention: \['promotion'\], but the run in"):
         train._check_resumable(config, tmp_path)
 
 
-def test_what_cannot_be_used_is_named_and_nothing_written(
+def test_a_run_on_stored_superpixels_of_an_earlier_version_needs_files(tmp_path: Path) -> None:
+    config = load_config("tiny")
+    earlier = config.to_dict()
+    earlier["losses"]["superpixels"] = "stored"
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    with pytest.raises(InputError, match=r"stored superpixels, which goes on with the authors' \.mat files \(--config"):
+        train._check_resumable(config, tmp_path)
+    config.losses.superpixels = "files"
+    train._check_resumable(config, tmp_path)
+
+
+def test_bad_input_is_named_and_nothing_is_written(
     data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "run"
@@ -138,10 +151,10 @@ def test_what_cannot_be_used_is_named_and_nothing_written(
     assert_refused(capsys, [*command, "--config.loop.patience=-1"], "config.loop.patience: -1 is below 0")
     assert_refused(capsys, [*command, "--checkpoint", str(tmp_path / "no")], "no: no such file or folder")
     assert_refused(capsys, ["finetune", str(tmp_path / "none"), *command[2:]], "none: no such file or folder")
-    part = tmp_path / "part.npz"
+    part = tmp_path / "part.safetensors"
     backbone = {kind: {"backbone": tree["backbone"]} for kind, tree in dict(tiny_variables()).items()}
-    save_variables(part, backbone, {"backbone": "tiny", "part": "backbone"})
-    assert_refused(capsys, [*command, "--checkpoint", str(part)], "part.npz: holds the extractor tiny alone")
+    save_variables(part, backbone, BackboneConfig("tiny"))
+    assert_refused(capsys, [*command, "--checkpoint", str(part)], "part.safetensors: holds the backbone tiny alone")
     one = write_synthetic(tmp_path / "one", 1, size=(40, 60), seed=0)
     assert_refused(capsys, ["finetune", str(one), *command[2:]], "holding out 1 of 1 pairs leaves none to train on")
     assert not output.exists()

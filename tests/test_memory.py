@@ -1,5 +1,4 @@
-"""The allocator's settings do what they are for: memory that was freed is not faulted in again, pages are large, and
-what lies idle between others is given back once there is much of it."""
+"""The allocator's settings: freed memory is not faulted in again, pages are large, and idle memory is returned."""
 
 import os
 import subprocess
@@ -33,12 +32,12 @@ def mebibytes():
 
 keep_freed_memory()
 bound = GrowthBound()
-given = [bound.check(), bound.check()]
+returned = [bound.check(), bound.check()]
 hole, after = np.ones(256 * 2**20, np.uint8), np.ones(16 * 2**20, np.uint8)
 del hole
 before = mebibytes()
-given.append(bound.check())
-print(*given, before - mebibytes())
+returned.append(bound.check())
+print(*returned, before - mebibytes())
 """
 
 
@@ -63,9 +62,9 @@ def test_freed_memory_is_used_again() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the settings are those of the GNU C library")
-def test_a_hole_in_the_heap_is_given_back() -> None:
+def test_a_hole_in_the_heap_is_returned_to_the_system() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     done = subprocess.run([sys.executable, "-c", HOLE], capture_output=True, text=True, check=True, env=environment)
-    *given, mebibytes = done.stdout.split()
-    assert given == ["False", "False", "True"]
+    *returned, mebibytes = done.stdout.split()
+    assert returned == ["False", "False", "True"]
     assert int(mebibytes) > 200

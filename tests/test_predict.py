@@ -290,14 +290,14 @@ def test_loads_files_of_this_package_and_the_authors(small: Predictor, tmp_path:
 def test_loads_a_training_run(small: Predictor, tmp_path: Path) -> None:
     import optax
 
-    from purinet_jax.training.checkpoints import open_checkpoints, save_checkpoint
+    from purinet_jax.training.checkpoints import RunRecord, open_checkpoints, save_checkpoint
     from purinet_jax.training.losses import Objective
     from purinet_jax.training.step import create_state
 
     state = create_state(small.model, small.variables, optax.sgd(0.1), Objective("none"))
     with open_checkpoints(tmp_path, keep=1) as checkpointer:
-        run = {"config": {"model": ModelConfig.from_model(small.model).to_dict()}}
-        save_checkpoint(checkpointer, state, run, mae=0.5)
+        record = RunRecord({"model": ModelConfig.from_model(small.model).to_dict()}, data="", bad=[])
+        save_checkpoint(checkpointer, state, record, mae=0.5)
     predictor = load(tmp_path)
     assert predictor.model == small.model
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, small.variables)

@@ -1,4 +1,4 @@
-"""The train step over devices, in parts, in half precision, and lowered for machines that are not here."""
+"""The train step over devices, in parts, in half precision, and lowered for other platforms."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from helpers.tiny import shared_optimizer, shared_pmap_step, tiny_batch, tiny_model, tiny_state, tiny_variables
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from purinet_jax.network.model import build_model
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.training.losses import Objective
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.step import (
@@ -33,20 +33,20 @@ def train_pmapped(devices: int, accumulate: int = 1, **options: Any) -> tuple[Tr
     chosen = jax.devices()[:devices]
     state = place_state(tiny_state(AXIS, accumulate, **options), chosen)
     step = shared_pmap_step(chosen)
-    for number in range(STEPS):
-        batch = {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in tiny_batch(number).items()}
+    for index in range(STEPS):
+        batch = {key: value.reshape(devices, -1, *value.shape[1:]) for key, value in tiny_batch(index).items()}
         state, metrics = step(state, batch)
     return state, {name: np.asarray(value).mean(0) for name, value in metrics.items()}
 
 
 def assert_close(actual: Any, expected: Any, relative: float) -> None:
-    """Every tensor, relative to its norm."""
+    """Compares every tensor, relative to its norm."""
     actual_leaves, expected_leaves = jax.tree.leaves_with_path(actual), jax.tree.leaves(expected)
     assert len(actual_leaves) == len(expected_leaves) > 50
     for (path, value), reference in zip(actual_leaves, expected_leaves, strict=True):
         difference = np.linalg.norm(np.asarray(value, np.float64) - np.asarray(reference, np.float64))
         scale = np.linalg.norm(np.asarray(reference, np.float64))
-        # Biases in front of a BatchNorm have no gradient but rounding: they differ by about 1e-8.
+        # The gradients of biases before a BatchNorm are rounding errors: they differ by about 1e-8.
         assert difference <= relative * scale + 1e-7, f"{jax.tree_util.keystr(path)}: {difference / scale}"
 
 
@@ -68,8 +68,8 @@ def test_four_devices_equal_a_jit_over_a_sharded_batch() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     state = jax.device_put(tiny_state(attention=()), NamedSharding(mesh, PartitionSpec()))
     step = jax.jit(train_step)
-    for number in range(STEPS):
-        batch = jax.device_put(tiny_batch(number), NamedSharding(mesh, PartitionSpec("batch")))
+    for index in range(STEPS):
+        batch = jax.device_put(tiny_batch(index), NamedSharding(mesh, PartitionSpec("batch")))
         state, metrics = step(state, batch)
     pmapped, pmapped_metrics = train_pmapped(4, attention=())
     assert_close(pmapped.variables, state.variables, 1e-5)
@@ -131,7 +131,7 @@ def test_each_group_follows_its_own_losses() -> None:
         "ea_predict2_g": ("rectification_saliency", "rectification_error"),
     }
     gradient, _, _ = jax.jit(gradients)(state, state.batch_stats, batch)
-    # One gradient of every term, whole: a row of the Jacobian each.
+    # The full gradient of each term is a row of the Jacobian.
     rows = jax.jit(jax.jacrev(lambda p: {term: loss.sum() for term, loss in losses(p).items()}))(state.params)
     for name, terms in followed.items():
         expected = jax.tree.map(lambda *parts: sum(parts), *(rows[term] for term in terms))
@@ -140,7 +140,7 @@ def test_each_group_follows_its_own_losses() -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_of_ones_own_is_followed_by_all_but_the_attentions_pyramids() -> None:
+def test_a_custom_loss_is_followed_by_all_parameters_except_the_attentions() -> None:
     def losses(maps: Any, batch: Any, objective: Any) -> dict[str, Any]:
         return {"squares": jnp.stack([jnp.square(jax.nn.sigmoid(x)).mean() for x in maps.saliency])}
 
@@ -154,7 +154,7 @@ def test_a_loss_of_ones_own_is_followed_by_all_but_the_attentions_pyramids() -> 
     gradient, _, found = jax.jit(lambda state, batch: gradients(state, state.batch_stats, batch))(state, batch)
     assert found.keys() == {"squares"}
     expected = jax.jit(jax.grad(total))(state.params)
-    # The attentions' pyramids, which this network has no use for, are given zeros.
+    # The pyramids of the attentions, which this network does not use, get zeros.
     for value, reference in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-7)
     assert float(jnp.abs(gradient["convert1"]["0"]["kernel"]).max()) > 0
@@ -172,7 +172,7 @@ def test_clipping_bounds_the_update() -> None:
 
 
 @pytest.mark.slow
-def test_what_is_computed_anew_gives_the_same_gradients() -> None:
+def test_rematerialisation_gives_the_same_gradients() -> None:
     compute = jax.jit(gradients)
     results = []
     for remat in (False, True):
@@ -211,10 +211,11 @@ def test_normalise_takes_uint8_and_leaves_floats() -> None:
 
 def abstract_step() -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The released network's state and a batch of two 320² images, as shapes."""
-    model = build_model({"backbone": "resnet50"})
+    model = ModelConfig("resnet50").build()
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     optimizer = make_optimizer(OptimizerConfig(), 100)
-    state = jax.eval_shape(lambda variables: create_state(model, variables, optimizer, Objective()), variables)
+    objective = Objective(superpixels="files")
+    state = jax.eval_shape(lambda variables: create_state(model, variables, optimizer, objective), variables)
     shapes = {"image": ((2, 320, 320, 3), jnp.uint8), "mask": ((2, 320, 320, 1), jnp.uint8)}
     shapes["superpixels"] = ((2, 320, 320), jnp.int32)
     return state, {key: jax.ShapeDtypeStruct(*value) for key, value in shapes.items()}
@@ -225,7 +226,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @pytest.fixture
 def no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is traced takes the forms for accelerators."""
+    """Traces the forms for accelerators."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cuda")
 
 
@@ -255,7 +256,7 @@ def test_prediction_lowers_for_cuda_and_tpu(no_cpu: None) -> None:
     assert exported.out_avals[0].shape[:3] == (2, 320, 320)
 
 
-def test_the_slow_path_would_be_seen() -> None:
+def test_a_reversed_kernel_appears_in_the_compiled_program() -> None:
     def loss(kernel: jax.Array, x: jax.Array) -> jax.Array:
         y = jax.lax.conv_transpose(x, kernel, (2, 2), ((2, 2), (2, 2)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return (y**2).sum()
@@ -265,14 +266,14 @@ def test_the_slow_path_would_be_seen() -> None:
 
 
 @pytest.mark.slow
-def test_the_average_follows_the_variables_and_is_what_predicts() -> None:
+def test_the_average_follows_the_variables_and_is_used_for_prediction() -> None:
     plain = tiny_state()
     state = create_state(plain.model, plain.variables, plain.optimizer, plain.objective, average_decay=0.5)
     step = jax.jit(train_step)
     expected = plain.variables
-    for number in range(2):
-        state, _ = step(state, tiny_batch(number))
-        keep = min(0.5, (1 + number) / (10 + number))
+    for index in range(2):
+        state, _ = step(state, tiny_batch(index))
+        keep = min(0.5, (1 + index) / (10 + index))
         now = {"params": state.params, "batch_stats": state.batch_stats}
         expected = jax.tree.map(lambda old, new, keep=keep: keep * old + (1 - keep) * new, expected, now)
     assert_close(state.variables, expected, 1e-5)
@@ -281,7 +282,7 @@ def test_the_average_follows_the_variables_and_is_what_predicts() -> None:
 
 
 @pytest.mark.slow
-def test_frozen_statistics_stay_and_normalise() -> None:
+def test_frozen_statistics_are_used_and_not_updated() -> None:
     state = tiny_state().replace(freeze_statistics=True)  # type: ignore[attr-defined]
     batch = tiny_batch(0)
     _, statistics, losses = jax.jit(gradients)(state, state.batch_stats, batch)
@@ -298,13 +299,13 @@ def test_batches_are_placed_ahead_and_in_order() -> None:
     taken: list[int] = []
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for number in range(5):
-            taken.append(number)
-            yield {"index": np.full(8, number, np.int32), **tiny_batch(number)}
+        for index in range(5):
+            taken.append(index)
+            yield {"index": np.full(8, index, np.int32), **tiny_batch(index)}
 
     placed = place_batches(batches())
     index, batch = next(placed)
-    assert taken == [0, 1, 2]  # one in use, two on their way
+    assert taken == [0, 1, 2]  # one in use, two ahead
     assert index.tolist() == [0] * 8
     rest = [int(index[0]) for index, _ in placed]
     assert rest == [1, 2, 3, 4]
@@ -316,9 +317,9 @@ def test_batches_are_placed_ahead_and_in_order() -> None:
 
 
 @pytest.mark.slow
-def test_a_placed_batch_trains_as_the_batch_itself(one_device: TrainState) -> None:
+def test_placed_batches_give_the_same_state(one_device: TrainState) -> None:
     state, step = place_state(tiny_state(AXIS)), shared_pmap_step()
-    batches = ({"index": np.arange(8, dtype=np.int32), **tiny_batch(number)} for number in range(STEPS))
+    batches = ({"index": np.arange(8, dtype=np.int32), **tiny_batch(index)} for index in range(STEPS))
     for _, batch in place_batches(batches):
         state, _ = step(state, batch)
     assert_close(state.variables, one_device.variables, 1e-5)

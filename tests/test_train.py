@@ -1,9 +1,11 @@
-"""The training loop: it goes on exactly where it stopped, stops on NaN, and refuses what it cannot use."""
+"""The training loop: it resumes bit for bit, stops on NaN, and refuses bad input."""
 
 import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ from helpers.training_runs import (
     write_config,
 )
 
-from purinet_jax.data import open_pairs, write_synthetic
+from purinet_jax.data import bad_pairs, open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.training import endings, initial, reports, train
-from purinet_jax.weights.convert import load_file
+from purinet_jax.training import initial, reports, stopping, train
+from purinet_jax.weights.files import load_file
 from purinet_jax.weights.runs import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -42,9 +44,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted, with validation."""
-    output = tmp_path_factory.mktemp("runs") / "straight"
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, with validation."""
+    output = tmp_path_factory.mktemp("runs") / "uninterrupted"
     with pytest.MonkeyPatch.context() as patch:
         made_small(patch)
         state = train.train(tiny_config(), data, output, validation=data, progress=False)
@@ -53,36 +55,36 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_configuration_log_panels_and_checkpoints(straight: Path) -> None:
-    assert json.loads((straight / "config.json").read_text())["model"]["backbone"] == "tiny"
-    assert steps_logged(straight) == [1, 2, 3, 4, 5, 6]
-    lines = [json.loads(line) for line in (straight / "log.jsonl").read_text().splitlines()]
+def test_a_run_writes_its_configuration_log_panels_and_checkpoints(uninterrupted: Path) -> None:
+    assert json.loads((uninterrupted / "config.json").read_text())["model"]["backbone"] == "tiny"
+    assert steps_logged(uninterrupted) == [1, 2, 3, 4, 5, 6]
+    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     maes = {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
     assert maes.keys() == {3, 6}
     assert all(0 < mae < 1 for mae in maes.values())
-    events = b"".join(file.read_bytes() for file in (straight / "tensorboard").iterdir())
+    events = b"".join(file.read_bytes() for file in (uninterrupted / "tensorboard").iterdir())
     for tag in (b"train/main", b"levels/structural/2", b"validation/mae", b"maps"):
         assert tag in events
-    kept = {int(child.name) for child in (straight / "checkpoints").iterdir() if child.name.isdigit()}
+    kept = {int(child.name) for child in (uninterrupted / "checkpoints").iterdir() if child.name.isdigit()}
     best = min(maes, key=maes.__getitem__)
     assert kept == {3, 4, 6} | {best}
 
 
 @pytest.mark.slow
-def test_loading_a_run_takes_its_best_checkpoint(straight: Path) -> None:
-    lines = [json.loads(line) for line in (straight / "log.jsonl").read_text().splitlines()]
+def test_loading_a_run_loads_its_best_checkpoint(uninterrupted: Path) -> None:
+    lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     maes = {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
     best = min(maes, key=maes.__getitem__)
-    variables, config = load_checkpoint(straight)
-    expected, _ = load_checkpoint(straight / "checkpoints" / str(best))
-    assert config["backbone"] == "tiny"
+    variables, config = load_checkpoint(uninterrupted)
+    expected, _ = load_checkpoint(uninterrupted / "checkpoints" / str(best))
+    assert config.backbone == "tiny"
     for value, reference in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(value, reference)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
-    straight: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_sigterm_saves_and_the_run_resumes_to_the_same_weights(
+    uninterrupted: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
     metrics = reports.RunLog.metrics
@@ -99,16 +101,18 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_been(
     monkeypatch.setattr(reports.RunLog, "metrics", metrics)
     train.train(tiny_config(**{"loop.log_every": 1, "loop.workers": 1}), data, output, progress=False)
     assert steps_logged(output) == [1, 2, 3, 4, 5, 6]
-    assert_same_variables(output, straight)
+    assert_same_variables(output, uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_been(data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(data: Path, tmp_path: Path) -> None:
     config = tiny_config(steps=8, **STAGE_1)
-    train.train(config, data, tmp_path / "whole", progress=False)
+    train.train(config, data, tmp_path / "uninterrupted", progress=False)
     command = [*command_line(data, write_config(tmp_path, config)), "--output"]
-    # By this seed first while it saves, then in its steps.
-    result = import_script("kill_test").kill_test(command, tmp_path / "killed", tmp_path / "whole", kills=2, seed=5)
+    # With this seed first while it saves, then between steps.
+    result = import_script("kill_test").kill_test(
+        command, tmp_path / "killed", tmp_path / "uninterrupted", kills=2, seed=5
+    )
     assert result["stages"] == ["saving", "stepping"]
     assert result["tensors"] > 30
     assert result["different"] == []
@@ -116,9 +120,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_nan_stops_with_term_step_and_files_and_spares_the_checkpoints(data: Path, tmp_path: Path) -> None:
+def test_nan_stops_the_run_with_term_step_and_files_and_is_not_saved(data: Path, tmp_path: Path) -> None:
     settings = {"optimizer.name": "sgd", "optimizer.rate": 1e30, "optimizer.warmup_steps": 0}
-    with pytest.raises(endings.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
+    with pytest.raises(stopping.NonFiniteLoss, match=r"^step [23]: .*main.* not finite, on synthetic_\d+, ") as raised:
         train.train(tiny_config(**settings, **{"loop.checkpoint_every": 1}), data, tmp_path / "run", progress=False)
     assert "\n" not in str(raised.value)
     variables, _ = load_checkpoint(tmp_path / "run" / "checkpoints" / "1")
@@ -145,7 +149,7 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
     kept = initial.initial_variables(tiny_config(steps=2), tmp_path / "one")["params"]["predict1"]["7"]
     np.testing.assert_array_equal(kept["transposed_kernel"], source["params"]["predict1"]["7"]["transposed_kernel"])
     assert np.abs(np.asarray(kept["transposed_kernel"]) - bilinear_kernel(4, 1)).max() > 0
-    # The whole network's weights do not fit stage 1's: nothing is dropped silently.
+    # The complete network's weights do not fit stage 1's: no tensor is dropped silently.
     train.train(two, data, tmp_path / "two", init=tmp_path / "one", progress=False)
     with pytest.raises(InputError, match=r"two: PurNet on tiny.*with scaled attention does not fit .*without"):
         train.train(one, data, tmp_path / "three", init=tmp_path / "two", progress=False)
@@ -166,6 +170,7 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
         ({"losses.structural": "regions"}, "losses.structural: 'regions' is none of region, ssim, none"),
         ({"optimizer.name": "adam"}, "optimizer.name: 'adam' is neither sgd nor adamw"),
         ({"model.backbone": "resnet18"}, "model.backbone: 'resnet18' is none of"),
+        ({"data.holdout": 12}, "{data}: holding out 12 of 12 pairs leaves none to train on"),
     ],
 )
 def test_a_wrong_setting_is_named_and_nothing_is_written(
@@ -173,7 +178,7 @@ def test_a_wrong_setting_is_named_and_nothing_is_written(
 ) -> None:
     with pytest.raises(InputError) as raised:
         train.train(tiny_config(**settings), data, tmp_path / "run", progress=False)
-    assert str(raised.value).startswith(message)
+    assert str(raised.value).startswith(message.format(data=data))
     assert not (tmp_path / "run").exists()
 
 
@@ -185,7 +190,7 @@ def test_an_unknown_setting_is_named(data: Path, tmp_path: Path) -> None:
         train.train(config, data, tmp_path / "run", progress=False)
 
 
-def test_unreadable_pairs_are_all_named_and_left_out_only_when_asked(
+def test_unreadable_pairs_are_all_named_and_left_out_on_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = write_synthetic(tmp_path / "data", 8, size=(40, 60), seed=0)
@@ -201,14 +206,14 @@ def test_unreadable_pairs_are_all_named_and_left_out_only_when_asked(
 
 
 @pytest.mark.slow
-def test_another_configuration_or_data_set_does_not_go_on_with_a_run(
-    straight: Path, data: Path, tmp_path: Path
+def test_a_run_is_not_resumed_with_another_configuration_or_data_set(
+    uninterrupted: Path, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"^config\.optimizer\.rate: 0\.5, but the run in .* was started with 0\.002"):
-        train.train(tiny_config(**{"optimizer.rate": 0.5}), data, straight, progress=False)
+        train.train(tiny_config(**{"optimizer.rate": 0.5}), data, uninterrupted, progress=False)
     other = write_synthetic(tmp_path / "data", 5, size=(40, 60), seed=3)
     with pytest.raises(InputError, match=r"not the data set that the run in"):
-        train.train(tiny_config(), other, straight, progress=False)
+        train.train(tiny_config(), other, uninterrupted, progress=False)
 
 
 def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) -> None:
@@ -221,7 +226,7 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(straight: Path, tmp_path: Path) -> None:
+def test_a_folder_without_checkpoints_and_a_damaged_one_are_named(uninterrupted: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint in this folder"):
         load_file(tmp_path)
     with pytest.raises(InputError, match="nowhere: no such file or folder"):
@@ -245,3 +250,35 @@ def test_held_out_pairs_are_validated_on_and_not_trained_on(data: Path, tmp_path
     with pytest.raises(InputError, match=r"config\.data\.holdout = 4"):
         train.train(config, data, tmp_path / "run", validation=data)
     assert not (tmp_path / "run").exists()
+
+
+def test_each_process_checks_its_share_of_the_pairs_and_returns_the_verdicts_of_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_synthetic(tmp_path / "data", 7, size=(40, 60), seed=0)
+    for index in (2, 5):
+        (data / "DUTS-TR-Image" / f"synthetic_{index:05}.jpg").write_text("not an image")
+    pairs, verdicts = open_pairs(data), []
+
+    def gather(found: np.ndarray) -> np.ndarray:
+        verdicts.append(found)
+        return np.stack(verdicts)
+
+    for process, expected in ((0, [2]), (1, [2, 5])):  # the fake gather has the verdicts of those that ran before
+        caplog.clear()
+        assert bad_pairs([pairs], True, False, share=slice(process, None, 2), gather=gather) == [expected]
+        (line,) = caplog.messages
+        assert f"synthetic_{expected[-1]:05}.jpg" in line
+
+
+def test_a_checkout_that_is_not_installed_finds_its_configurations() -> None:
+    # Without site, the environment's own installation of the package is not found.
+    program = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.path += {sys.path[1:]!r}\n"
+        "from purinet_jax.configs import base\n"
+        "from purinet_jax.training.configurations import FOLDER, load_config\n"
+        "assert load_config('tiny').seed == base.get_config().seed == 0\n"
+        "print(FOLDER)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == ROOT / "configs"

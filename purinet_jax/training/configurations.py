@@ -1,6 +1,4 @@
-"""Configurations of training runs, by name or file, with settings overridden. Those that come with the package lie in
-`purinet_jax.configs`, in a checkout the top-level `configs/`.
-"""
+"""Configurations of training runs, by name or file, with overridden settings."""
 
 import importlib.resources
 import importlib.util
@@ -11,23 +9,23 @@ from typing import Any
 from purinet_jax.errors import InputError
 
 FOLDER = Path(str(importlib.resources.files("purinet_jax.configs")))
-"""Where the package's own are."""
+"""The folder of the package's configurations."""
 
 
 def known_configurations() -> list[str]:
-    """The names of the configurations that come with the package, sorted."""
+    """Returns the names of the package's configurations, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Any:
-    """The ConfigDict of a configuration's `get_config()`.
+    """Returns the ConfigDict of a configuration's `get_config()`.
 
     Args:
       name: one of `known_configurations`, or the path of a Python file.
-      overrides: like `--config.KEY=VALUE`.
+      overrides: such as `--config.KEY=VALUE`.
 
     Raises:
-      InputError: there is no such file, it cannot be run, a key is unknown or a value is of another type.
+      InputError: there is no such file, it fails, a key is unknown or a value is of another type.
     """
     from absl import flags
     from ml_collections import config_flags
@@ -43,10 +41,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Any:
     try:
         specification.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # whatever the user's file raises is the user's to read
+    except Exception as error:  # the user's file may raise anything
         raise InputError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    # A FlagValues of its own: parsing the program's other arguments is not absl's business.
-    values = flags.FlagValues()
+    values = flags.FlagValues()  # apart from absl's own, which belong to the program
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["purinet", *overrides])
         values(["purinet", *overrides])

@@ -1,9 +1,6 @@
-"""Fine-tuning: a run of `train` that starts from a whole network's weights, on pairs of one's own. What the weights say
-(network, size) and what the pairs say (how many are held out) is put into the configuration here.
-"""
+"""Fine-tuning: `train` from the weights of a complete network, whose configuration and size it takes over."""
 
 import io
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,24 +15,26 @@ from purinet_jax.data import Pairs, open_pairs
 from purinet_jax.data.augment import resize_image, resize_labels
 from purinet_jax.errors import InputError
 from purinet_jax.files import write_atomically
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.network.inference import saliency_maps
-from purinet_jax.network.model import build_model, model_config
 from purinet_jax.network.panels import grey_colours, tile
+from purinet_jax.training.checkpoints import read_record
 from purinet_jax.training.step import TrainState
 from purinet_jax.training.train import train
-from purinet_jax.weights.convert import load_file, stored_size
+from purinet_jax.weights.files import load_file, stored_size
 from purinet_jax.weights.runs import HELD_OUT
 from purinet_jax.weights.shipped import shipped_file, shipped_name
+from purinet_jax.weights.variables import BackboneConfig
 
 logger = logging.getLogger(__name__)
 
-PICTURE = "held_out.png"
-"""What a run's folder calls the picture of held-out pairs with their maps before and after."""
+PANEL = "held_out.png"
+"""The name of the image of held-out pairs, with their maps before and after, in a run's folder."""
 
 _HELD_OUT_SHARE = 0.15
 _MOST_HELD_OUT = 200
-_PICTURE_ROWS = 6
-_PICTURE_CELL = 160
+_PANEL_ROWS = 6
+_PANEL_CELL = 160
 
 
 def finetune(
@@ -48,83 +47,75 @@ def finetune(
     skip_bad: bool = False,
     progress: bool = True,
 ) -> TrainState:
-    """Fine-tunes a network, or goes on with the run in `output`, as `train` does; the folder then also has a picture of
-    held-out pairs (`PICTURE`): image, mask, and the maps before and after.
+    """Fine-tunes a network, or goes on with the run in `output`, and writes `PANEL` there.
 
     Args:
-      config: as `load_config("finetune")` gives it. The weights' network takes the place of `config.model`, and
-        `config.data.size`'s is taken by `size`; `config.data.holdout` = 0 holds out 15 % of the pairs, from 1 to 200.
-      data: pairs, a folder, zip or prepared set (`open_pairs`).
+      config: as `load_config("finetune")` gives it; its `model` and `data.size` are replaced by those of the weights.
+        `data.holdout` = 0 holds out 15 % of the pairs, from 1 to 200.
+      data: pairs, a folder, archive or prepared set (`open_pairs`).
       output: the run's folder.
-      checkpoint: weights of a whole network: a file, another run's folder, or the name of one of the package's; by
-        default the first of those.
-      size: side in pixels that images are squashed to; by default what the weights are for, or 320.
-      skip_bad, progress: as in `train`.
+      checkpoint: weights of a complete network: a file, another run's folder, or the name of one of the package's
+        networks; by default the first of those.
+      size: side in pixels that images are resized to; by default the size that the weights are for, or 320.
+      skip_bad: as in `train`.
+      progress: as in `train`.
 
     Returns:
-      The last state, as `train` gives it. The folder's best checkpoint may be another one.
+      The state after the last step; the best checkpoint may be an earlier one.
 
     Raises:
-      InputError: as `train`, or the weights are those of an extractor alone.
-      NonFiniteLoss: as `train`.
+      InputError: as `train`, or the weights are those of a backbone alone.
+      RunFailure: as `train`.
     """
     output = Path(output)
     name = shipped_name(checkpoint)
     init = Path(checkpoint or "") if name is None else shipped_file(name)
-    before, described = load_file(init)
-    if "part" in described:
-        raise InputError(
-            f"{init}: holds the extractor {described['backbone']} alone; training from it is `purinet train --init`"
-        )
+    before, weights = load_file(init)
+    if isinstance(weights, BackboneConfig):
+        raise InputError(f"{init}: holds the backbone {weights.backbone} alone; `purinet train --init` trains from it")
     pairs = open_pairs(data)
-    # A copy of its own: the caller's stays what it was.
-    config = ConfigDict(config.to_dict())
-    config.model = ConfigDict(model_config(build_model(described)))
+    config = ConfigDict(config.to_dict())  # the caller's stays as it is
+    config.model = ConfigDict(weights.to_dict())
     config.data.size = size or stored_size(init) or 320
     config.data.holdout = config.data.holdout or held_out_pairs(len(pairs))
     state = train(config, data, output, init=init, skip_bad=skip_bad, progress=progress)
-    errors = _validation_errors(output)
+    errors = {int(step): error for step, error in read_record(output).validated}
     if errors:
         best = min(errors, key=lambda step: errors[step])
         after, _ = load_file(output)
-        names = set((output / HELD_OUT).read_text().splitlines()[:_PICTURE_ROWS])
+        names = set((output / HELD_OUT).read_text().splitlines()[:_PANEL_ROWS])
         shown = pairs.subset(index for index, name in enumerate(pairs.names) if name in names)
-        write_atomically(output / PICTURE, _picture(shown, config, before, after))
+        write_atomically(output / PANEL, _panel(shown, weights, config.data.size, before, after))
         logger.info(
             "validation MAE %.4f before, %.4f at step %d, the best%s; %s shows held-out pairs",
             errors[min(errors)],
             errors[best],
             best,
-            "" if best else " (nothing was gained: the weights stay what they were)",
-            output / PICTURE,
+            "" if best else " (no step improved on the weights, which stay as they were)",
+            output / PANEL,
         )
     return state
 
 
 def held_out_pairs(count: int) -> int:
-    """How many of `count` pairs are held out where nothing else is said."""
+    """Returns how many of `count` pairs are held out by default."""
     return min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * count)))
 
 
-def _validation_errors(output: Path) -> dict[int, float]:
-    """The run's validation MAE by step, as its log has them."""
-    lines = map(json.loads, (output / "log.jsonl").read_text().splitlines())
-    return {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
-
-
-def _picture(pairs: Pairs, config: ConfigDict, before: Any, after: Any) -> bytes:
-    """A row for each pair: image, mask, map before, map after; PNG."""
-    size = config.data.size
-    model = build_model(config.model)
+def _panel(pairs: Pairs, weights: ModelConfig, size: int, before: Any, after: Any) -> bytes:
+    """A PNG with a row for each pair: image, mask, map before, map after."""
+    model = weights.build()
     images = [resize_image(pairs[index]["image"], size, size) for index in range(len(pairs))]
-    masks = [255 * resize_labels(pairs[index]["mask"], size, size) for index in range(len(pairs))]
+    masks = [resize_labels(pairs[index]["mask"], size, size)[..., None] for index in range(len(pairs))]
     maps = [
         [grey_colours(saliency_maps(model, variables, image[None])[0, ..., None]) for image in images]
         for variables in map(jax.device_put, (before, after))
     ]
-    columns = [images, [np.repeat(mask[..., None].astype(np.uint8), 3, -1) for mask in masks], *maps]
-    side = (_PICTURE_CELL, _PICTURE_CELL)
-    small = [np.stack([cv2.resize(cell, side, interpolation=cv2.INTER_AREA) for cell in column]) for column in columns]
+    side = (_PANEL_CELL, _PANEL_CELL)
+    columns = [
+        np.stack([cv2.resize(cell, side, interpolation=cv2.INTER_AREA) for cell in column])
+        for column in (images, map(grey_colours, masks), *maps)
+    ]
     buffer = io.BytesIO()
-    Image.fromarray(tile(small)).save(buffer, "PNG")
+    Image.fromarray(tile(columns)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,8 +1,7 @@
-"""The losses as pure functions: one per term, and `purnet_losses`, which gives every term of every level.
+"""The losses as pure functions: one per term (paper, section IV; docs/paper.md), and `purnet_losses` for all of them.
 
-Probabilities, targets and error maps are [batch, height, width, 1] float32; `valid` is an optional boolean [batch]
-that takes padded images out of the mean. Every term is a scalar, differentiable, and works under `jit` and `vmap`.
-Sources: `purnet.md` §3, paper IV; Wang et al. 2004 for SSIM.
+Logits, targets and error maps are [batch, height, width, 1] float32. `valid`, an optional boolean [batch], excludes
+padded images from the mean. Every term is differentiable and works under `jit` and `vmap`.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.model import Maps
 
 Structural = Literal["region", "ssim", "none"]
-Superpixels = Literal["stored", "slic", "grid"]
+Superpixels = Literal["slic", "grid", "files"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +27,19 @@ class Objective:
     """Which losses are summed, and in which form.
 
     Attributes:
-      structural: the structural term: superpixel "region"s (the paper's), windowed "ssim", or "none".
+      structural: the structural term: over superpixels, "region" (the paper's), windowed "ssim", or "none".
       released: the released code's forms: the region term applies a second sigmoid to the saliency map, and the main
-        term's weight 1 + |error| is not detached. `False` gives single sigmoid and detached weight.
+        term's weight 1 + |error| is differentiated.
       max_regions: a static bound on superpixel labels: labels are 0 … max_regions − 1.
-      superpixels: where the "region" term's come from: "stored" ones come with the batch; "slic" and "grid" ones are
-        made in the train step from the batch's images (`slic_regions`, `grid_regions`).
-      iou: add the soft intersection over union of the purificatory maps (`iou_loss`), which no paper of PurNet has.
+      superpixels: the "region" term's: "slic" and "grid" ones are computed in the train step (`slic_regions`,
+        `grid_regions`); "files" are in the batch.
+      iou: add the soft intersection over union of the purificatory maps (`iou_loss`), which is not in the paper.
     """
 
     structural: Structural = "region"
     released: bool = True
     max_regions: int = 256
-    superpixels: Superpixels = "stored"
+    superpixels: Superpixels = "slic"
     iou: bool = False
 
     def __post_init__(self) -> None:
@@ -48,27 +47,27 @@ class Objective:
             raise InputError(f"losses.structural: {self.structural!r} is none of region, ssim, none")
         if not 1 <= self.max_regions <= 65536:
             raise InputError(f"losses.max_regions: {self.max_regions} is not within 1 and 65536")
-        if self.superpixels not in ("stored", "slic", "grid"):
-            raise InputError(f"losses.superpixels: {self.superpixels!r} is none of stored, slic, grid")
+        if self.superpixels not in ("slic", "grid", "files"):
+            raise InputError(f"losses.superpixels: {self.superpixels!r} is none of slic, grid, files")
 
 
 def batch_mean(values: Array, valid: Array | None = None) -> Array:
     """Mean of one value per image [batch] over the images that are `valid`; 0 if none is."""
     if valid is None:
         return values.mean()
-    # `where` and not a product: NaN in a padded image must not reach the sum.
+    # Not a product, which would be NaN where a padded image's value is.
     return jnp.where(valid, values, 0).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def pixel_means(values: Array) -> Array:
-    """Mean over everything but the batch, [batch, …] → [batch]. As a matrix product: XLA's CPU backend takes up to
-    forty times as long for the mean of what is computed on the fly."""
+    """Mean over everything but the batch, [batch, …] → [batch]."""
+    # As a matrix product: XLA's CPU backend takes up to forty times as long for the mean of a fused expression.
     pixels = math.prod(values.shape[1:])
     return jnp.matmul(values.reshape(-1, pixels), jnp.full(pixels, 1 / pixels, values.dtype), precision="highest")
 
 
 def log_probabilities(logits: Array) -> tuple[Array, Array]:
-    """log p and log(1 − p) for p = `sigmoid(logits)`, from one exponential and one logarithm for both."""
+    """log p and log(1 − p) for p = `sigmoid(logits)`, from one exponential and one logarithm."""
     rest = jnp.log(1 + jnp.exp(-jnp.abs(logits)))
     return jnp.minimum(logits, 0) - rest, jnp.minimum(-logits, 0) - rest
 
@@ -76,22 +75,22 @@ def log_probabilities(logits: Array) -> tuple[Array, Array]:
 def binary_cross_entropy(logits: Array, target: Array, valid: Array | None = None) -> Array:
     """Binary cross-entropy of `sigmoid(logits)` against a target in [0, 1], mean over pixels and images.
 
-    Computed from the logits; each logarithm is bounded below by −100, as PyTorch's `BCELoss` bounds it.
+    Each logarithm is bounded below by −100, as in PyTorch's `BCELoss`.
     """
     log_p, log_not_p = (jnp.maximum(x, -100.0) for x in log_probabilities(logits))
     return batch_mean(pixel_means(-(target * log_p + (1 - target) * log_not_p)), valid)
 
 
 def main_loss(logits: Array, target: Array, error: Array | None = None, valid: Array | None = None) -> Array:
-    """Cross-entropy of the purificatory map, each pixel weighted by 1 + |error| (paper IV-A).
+    """Cross-entropy of the purificatory map, each pixel weighted by 1 + |error| (paper, IV-A).
 
     Args:
       logits: the saliency map before its sigmoid; the probability is clipped to [1e-4, 1 − 1e-4].
       target: the mask, in [0, 1].
-      error: the rectification error map in (−1, 1), after its tanh; `None` weighs all pixels alike (stage 1).
-      valid: images that count.
+      error: the rectification error map in (−1, 1), after its tanh, or None for equal weights (stage 1).
+      valid: the images that count.
     """
-    # Clipping the probability and clipping its logarithms are the same, and so are the gradients.
+    # Clipping the logarithms equals clipping the probability, also in the gradients.
     log_p, log_not_p = (jnp.clip(x, math.log(1e-4), math.log1p(-1e-4)) for x in log_probabilities(logits))
     loss = -(target * log_p + (1 - target) * log_not_p)
     if error is not None:
@@ -102,24 +101,16 @@ def main_loss(logits: Array, target: Array, error: Array | None = None, valid: A
 def rectification_error_loss(
     error_logits: Array, saliency_logits: Array, target: Array, valid: Array | None = None
 ) -> Array:
-    """Cross-entropy of (error + 1)/2 against (y − map + 1)/2, where the rectified map is not differentiated.
-
-    (tanh(x) + 1)/2 is sigmoid(2x), so the error map's logits x enter as 2x.
-    """
+    """Cross-entropy of (error + 1)/2 against (target − map + 1)/2, where the rectified map is not differentiated."""
     rectified = lax.stop_gradient(jax.nn.sigmoid(saliency_logits))
+    # (tanh(x) + 1) / 2 is sigmoid(2x).
     return binary_cross_entropy(2 * error_logits, (target - rectified + 1) / 2, valid)
 
 
 def region_means(maps: Array | np.ndarray, regions: Array | np.ndarray, max_regions: int) -> Array:
-    """Mean of each map over each superpixel.
+    """Mean of each map [height, width, maps] over each superpixel → [max_regions, maps].
 
-    Args:
-      maps: [height, width, maps].
-      regions: integer labels [height, width] in 0 … max_regions − 1.
-      max_regions: the static bound.
-
-    Returns:
-      [max_regions, maps]; a label without a pixel has mean 0.
+    `regions` are labels [height, width] in 0 … max_regions − 1; one without pixels has mean 0.
     """
     labels = regions.reshape(-1)
     ones = jnp.ones((labels.size, 1), maps.dtype)
@@ -137,21 +128,19 @@ def structural_similarity_loss(
     max_regions: int = 256,
     valid: Array | None = None,
 ) -> Array:
-    """The paper's structural similarity loss (IV-B): superpixels must relate pair by pair as those of the truth do.
+    """Structural similarity loss (paper, IV-B): pairs of superpixels must differ as they do in the mask.
 
-    s_i is a superpixel's mean saliency, D_ij = (s_i − s_j + 1)/2 over its sum, for labels 0 … the image's largest;
-    the loss is KL(D of the truth ‖ D of the prediction), summed over pairs.
+    s_i is the mean saliency of superpixel i, D_ij is (s_i − s_j + 1)/2 divided by its sum, for labels 0 to the image's
+    largest; the loss is KL(D of the mask ‖ D of the prediction), summed over pairs.
 
     Args:
-      logits: saliency maps of one level, before the sigmoid, or of several, stacked on the last axis:
-        [batch, height, width, levels].
+      logits: saliency maps before the sigmoid, [batch, height, width, levels].
       target: mask [batch, height, width, 1] in [0, 1].
-      regions: superpixel labels, integers [batch, height, width], each at least 0 and below `max_regions`
-        (the input pipeline refuses others on the host; here they would be dropped).
+      regions: superpixel labels, integers [batch, height, width] in 0 … max_regions − 1; larger ones are dropped.
       released: apply a second sigmoid to the map, as the released code does (a perfect map then costs .141);
-        otherwise one sigmoid, and D is floored at 1e-4 of its mean so that the logarithm stays finite.
+        otherwise D is at least 1e-4 of its mean, so that the logarithm is finite.
       max_regions: the static bound on labels.
-      valid: images that count.
+      valid: the images that count.
 
     Returns:
       One loss per level, [levels].
@@ -164,7 +153,7 @@ def structural_similarity_loss(
         present = jnp.arange(max_regions) < count
         pairs = (present[:, None] & present[None, :])[..., None]
         difference = (means[:, None, :] - means[None, :, :] + 1) / 2
-        # The sum over pairs is count²/2: the differences cancel. D times that is what is kept here.
+        # Not yet divided by the sum over pairs, which is count² / 2 because the differences cancel.
         difference = jnp.where(pairs, difference, 0.5)
         predicted, truth = difference[..., :-1], difference[..., -1:]
         if not released:
@@ -178,29 +167,28 @@ def structural_similarity_loss(
 
 def gaussian_window(size: int = 11, sigma: float = 1.5) -> np.ndarray:
     """The Gaussian of Wang et al. 2004, [size], summing to 1."""
-    axis = np.arange(size) - (size - 1) / 2
-    window = np.exp(-(axis**2) / (2 * sigma**2))
+    window = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
     return (window / window.sum()).astype(np.float32)
 
 
 def _window_sums(side: int) -> np.ndarray:
-    """[side − 10, side]: each row has the Gaussian window where it lies."""
+    """Band matrix [side − 10, side] of the Gaussian window at each position."""
     window = gaussian_window()
-    places = np.arange(side - len(window) + 1)
-    matrix = np.zeros((len(places), side), np.float32)
-    matrix[places[:, None], places[:, None] + np.arange(len(window))] = window
+    rows = np.arange(side - len(window) + 1)[:, None]
+    matrix = np.zeros((len(rows), side), np.float32)
+    matrix[rows, rows + np.arange(len(window))] = window
     return matrix
 
 
 def windowed_ssim(x: Array, y: Array) -> Array:
     """Mean SSIM of Wang et al. 2004: 11×11 Gaussian (σ = 1.5), windows inside the image, range 1.
 
-    `x` and `y` are [batch, height, width, channels] with sides of at least 11, or one of them has a single channel,
-    with which each of the other is compared; returns [batch, channels] in [−1, 1].
+    `x` and `y` are [batch, height, width, channels] with sides of at least 11, either of them possibly with a single
+    channel; → [batch, channels] in [−1, 1].
     """
     if min(x.shape[1:3]) < 11:
         raise ValueError(f"windowed SSIM needs sides of at least 11, not {x.shape[1]}×{x.shape[2]}")
-    # Separable, as a product with a band matrix for each side: shifted sums take ten times as long on CPUs.
+    # As products with band matrices: shifted sums take ten times as long on CPUs.
     rows, columns = (_window_sums(side) for side in x.shape[1:3])
 
     def blur(image: Array) -> Array:
@@ -235,14 +223,17 @@ def iou_loss(logits: Array, target: Array, valid: Array | None = None) -> Array:
 
 
 def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) -> dict[str, Array]:
-    """Every term for every level, finest first: `main`, `structural`, `iou`, `promotion`, `rectification_saliency`,
-    `rectification_error`, each [levels]; terms that the network or the objective leaves out are absent.
+    """Returns every term, each [levels], finest first.
 
     Args:
-      maps: what the network predicts.
-      batch: `mask` [batch, height, width, 1] in [0, 1] (any dtype); `superpixels` [batch, height, width] where the
+      maps: the network's output.
+      batch: `mask` [batch, height, width, 1] in [0, 1] (any dtype); `superpixels` [batch, height, width] if the
         structural term is "region"; `valid` [batch], optional.
       objective: which terms, in which form.
+
+    Returns:
+      `main`, `structural`, `iou`, `promotion`, `rectification_saliency` and `rectification_error`, as far as the
+      network and the objective have them.
     """
     target = batch["mask"].astype(maps.saliency[0].dtype)
     valid = batch.get("valid")
@@ -258,28 +249,23 @@ def purnet_losses(maps: Maps, batch: Mapping[str, Array], objective: Objective) 
             rectification_error_loss(e, x, target, valid) for e, x in zip(maps.error, maps.rectification, strict=True)
         ]
     losses = {name: jnp.stack(values) for name, values in terms.items()}
+    stacked = jnp.concatenate(maps.saliency, axis=-1)
     if objective.iou:
-        losses["iou"] = iou_loss(jnp.concatenate(maps.saliency, axis=-1), target, valid)
-    if objective.structural != "none":
-        stacked = jnp.concatenate(maps.saliency, axis=-1)
-        if objective.structural == "ssim":
-            losses["structural"] = ssim_loss(stacked, target, valid)
-        else:
-            losses["structural"] = structural_similarity_loss(
-                stacked,
-                target,
-                batch["superpixels"],
-                released=objective.released,
-                max_regions=objective.max_regions,
-                valid=valid,
-            )
+        losses["iou"] = iou_loss(stacked, target, valid)
+    if objective.structural == "ssim":
+        losses["structural"] = ssim_loss(stacked, target, valid)
+    elif objective.structural == "region":
+        regions, released, bound = batch["superpixels"], objective.released, objective.max_regions
+        losses["structural"] = structural_similarity_loss(
+            stacked, target, regions, released=released, max_regions=bound, valid=valid
+        )
     return losses
 
 
 Losses = Callable[[Maps, Mapping[str, Array], Objective], dict[str, Array]]
-"""What training minimises: a function of the network's maps, a batch and the objective, as `purnet_losses` is one.
-Terms are summed, over their levels too. The promotion pyramid follows the term of that name, the rectification pyramid
-the two that begin with its name, and all else the other terms, whatever they are called."""
+"""What training minimises: a function of maps, batch and objective, such as `purnet_losses`. All terms are summed over
+their levels. The promotion and rectification pyramids follow their terms (`step.OWN_LOSSES`), the rest of the network
+all other terms, whatever their names."""
 
 
 def total_loss(losses: Mapping[str, Array]) -> Array:

@@ -1,7 +1,7 @@
-"""Optimisers: parameter groups by name, and their rates over time (`purnet.md` §4).
+"""Optimisers: parameter groups, and their learning rates over time.
 
-Four groups follow the losses: `backbone`, `purificatory`, `promotion` (`oa_`) and `rectification` (`ea_`). Each is
-split into biases and the rest, since biases have twice the rate and no weight decay.
+The groups are `backbone`, `purificatory`, `promotion` (names in `oa_`) and `rectification` (`ea_`). Biases have twice
+the rate of their group and no weight decay.
 """
 
 import dataclasses
@@ -18,30 +18,25 @@ GROUPS = ("backbone", "purificatory", "promotion", "rectification")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """How parameters are updated; the defaults are the released stage 2 and 3.
+    """How parameters are updated; the defaults are those of the released stages 2 and 3.
 
     Attributes:
       name: "sgd" (momentum, weight decay added to the gradient) or "adamw" (decoupled weight decay).
       rate: the base learning rate.
-      group_rates: each group's rate as a multiple of `rate`; a bias has twice its group's.
-      decaying_groups: the groups whose rate falls; the others stay constant.
-      decay: how it falls: "polynomial", (1 − step/steps)^power, or "cosine", half a wave down to 0.
+      group_rates: each group's rate as a multiple of `rate`.
+      decaying_groups: the groups whose rate decays; the others' is constant.
+      decay: "polynomial", (1 − step/steps)^power, or "cosine", half a period down to 0.
       power: the exponent of the polynomial decay.
-      warmup_steps: the rate of all groups rises linearly from 0 over this many steps.
+      warmup_steps: the rates of all groups rise linearly from 0 over this many steps.
       momentum: SGD's momentum.
       weight_decay: on everything but biases.
-      clip_norm: bound on the gradient's global norm, or 0 for none.
+      clip_norm: a bound on the gradient's global norm, or 0 for none.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
     rate: float = 1e-3
     group_rates: Mapping[str, float] = dataclasses.field(
-        default_factory=lambda: {
-            "backbone": 1.0,
-            "purificatory": 1.0,
-            "promotion": 10.0,
-            "rectification": 10.0,
-        }
+        default_factory=lambda: {"backbone": 1.0, "purificatory": 1.0, "promotion": 10.0, "rectification": 10.0}
     )
     decaying_groups: tuple[str, ...] = ("backbone",)
     decay: Literal["polynomial", "cosine"] = "polynomial"
@@ -68,7 +63,7 @@ class OptimizerConfig:
 
 
 def parameter_group(name: str) -> str:
-    """The group that a parameter's first name (`backbone`, `oa_convert5`, `predict1` …) belongs to."""
+    """Returns the group of a parameter's first name (`backbone`, `oa_convert5`, `predict1` …)."""
     if name == "backbone":
         return "backbone"
     if name.startswith("oa_"):
@@ -79,7 +74,7 @@ def parameter_group(name: str) -> str:
 
 
 def parameter_labels(params: Mapping[str, Any]) -> Any:
-    """A tree like `params` whose leaves are `<group>` or `<group>_bias`."""
+    """Returns a tree like `params` whose leaves are `<group>` or `<group>_bias`."""
 
     def label(path: tuple[Any, ...], _: Any) -> str:
         group = parameter_group(path[0].key)
@@ -89,7 +84,7 @@ def parameter_labels(params: Mapping[str, Any]) -> Any:
 
 
 def learning_rate(config: OptimizerConfig, steps: int, group: str) -> optax.Schedule:
-    """The rate of a group's weights over `steps` steps."""
+    """Returns the rate of a group's weights over `steps` steps."""
     rate = config.rate * config.group_rates[group]
     if group not in config.decaying_groups:
         schedule = optax.constant_schedule(rate)
@@ -104,7 +99,7 @@ def learning_rate(config: OptimizerConfig, steps: int, group: str) -> optax.Sche
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimiser of a run of `steps` steps."""
+    """Returns the optimiser of a run of `steps` steps."""
     if steps < 1:
         raise InputError(f"steps: {steps} is not at least 1")
 

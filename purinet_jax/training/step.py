@@ -1,8 +1,8 @@
-"""The train step: a pure function of state and batch on one device, and the one place where it is pmapped.
+"""The train step, a pure function of state and batch, and its pmapped form.
 
-One forward pass, one `jax.vjp`, three cotangents: the extractor and the purificatory pyramid follow the main and
-structural losses, the promotion pyramid its own, the rectification pyramid its own two (`purnet.md` §4). The main
-gradient still passes through both attentions into the extractor.
+Backbone and purificatory pyramid follow the main and structural losses, the promotion and rectification pyramids their
+own (paper, section IV): one forward pass, one `jax.vjp`, three cotangents. The main gradient passes through both
+attentions into the backbone.
 """
 
 from collections import deque
@@ -17,35 +17,31 @@ import optax
 from jax import Array, lax
 from jax.interpreters import ad
 
-from purinet_jax.data.superpixel_files import REGIONS
 from purinet_jax.network.cpu.platform import traced_for_cpus
 from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
 from purinet_jax.processes import wait_for_all
 from purinet_jax.training.losses import Losses, Objective, purnet_losses, total_loss
 from purinet_jax.training.optim import parameter_group
-from purinet_jax.training.superpixels import grid_regions, slic_regions
+from purinet_jax.training.superpixels import REGIONS, grid_regions, slic_regions
 
 AXIS = "devices"
 
 Batch = Mapping[str, Array]
 Variables = Mapping[str, Any]
-# Losses that one parameter group follows, and no other; the extractor and the purificatory pyramid follow the rest.
-OWN_LOSSES = {
-    "promotion": ("promotion",),
-    "rectification": ("rectification_saliency", "rectification_error"),
-}
+# Losses that only one parameter group follows; the backbone and the purificatory pyramid follow the others.
+OWN_LOSSES = {"promotion": ("promotion",), "rectification": ("rectification_saliency", "rectification_error")}
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that training changes, and (static) how it is changed. One copy, whatever the number of devices."""
+    """What training changes, and (static) how. `average` is the exponential one of the variables over the steps."""
 
     step: Array
     params: Any
     batch_stats: Any
     optimizer_state: Any
-    average: Any  # of the variables over the steps (exponential), or None
+    average: Any
     model: PurNet = flax.struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = flax.struct.field(pytree_node=False)
     objective: Objective = flax.struct.field(pytree_node=False)
@@ -56,7 +52,7 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What to predict with, as `model.apply` takes it: the average of the variables where one is kept."""
+        """The variables to predict with, as `model.apply` takes them: their average if it is kept."""
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -70,10 +66,10 @@ def create_state(
     losses: Losses = purnet_losses,
     freeze_statistics: bool = False,
 ) -> TrainState:
-    """The state before the first step. `variables` are copied: the step donates its state's buffers.
+    """Returns the state before the first step, with a copy of `variables`, since the step donates its state.
 
-    `losses` takes the place of `purnet_losses` where something else shall be minimised. With `freeze_statistics`
-    BatchNorm normalises as in prediction, by its running statistics, which then stay as they are.
+    A batch is computed in `accumulate` parts; with `freeze_statistics` BatchNorm normalises by its running statistics
+    and leaves them as they are.
     """
 
     def copy() -> dict[str, Any]:
@@ -82,9 +78,8 @@ def create_state(
 
     start = copy()
     return TrainState(
+        **start,
         step=jnp.zeros((), jnp.int32),
-        params=start["params"],
-        batch_stats=start["batch_stats"],
         optimizer_state=optimizer.init(start["params"]),
         average=copy() if average_decay else None,
         model=model,
@@ -98,11 +93,11 @@ def create_state(
 
 
 def with_superpixels(batch: Batch, objective: Objective) -> Batch:
-    """The batch with the superpixels that the objective asks for: those it came with, or made from its images here.
+    """Returns the batch with the superpixels of the objective: about 200 per image, at most `objective.max_regions`.
 
-    About 200 are made, or `objective.max_regions` if that is fewer. "slic" needs uint8 images (`slic_regions`).
+    "slic" needs uint8 images.
     """
-    if objective.structural != "region" or objective.superpixels == "stored":
+    if objective.structural != "region" or objective.superpixels == "files":
         return batch
     images, regions = batch["image"], min(REGIONS, objective.max_regions)
     if objective.superpixels == "slic":
@@ -112,7 +107,7 @@ def with_superpixels(batch: Batch, objective: Objective) -> Batch:
 
 
 def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, Any, dict[str, Array]]:
-    """Each group's gradient of its own losses, the updated BatchNorm statistics, and the losses by term and level."""
+    """Returns each group's gradient of its losses, the new BatchNorm statistics, and the losses by term and level."""
     batch = with_superpixels(batch, state.objective)
 
     def forward(params: Any) -> tuple[tuple[Array, ...], tuple[Any, dict[str, Array]]]:
@@ -132,7 +127,7 @@ def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, A
     sums, pullback, (batch_stats, losses) = jax.vjp(forward, state.params, has_aux=True)
     result: dict[str, Any] = {}
     for i, own in enumerate(followed):
-        # Symbolic zeros: what the other losses would add is not computed, and XLA drops the gradients not taken.
+        # With symbolic zeros the terms of the other losses are not computed, and XLA drops the gradients not taken.
         cotangents = tuple(jnp.ones_like(x) if i == j else ad.Zero(jax.typeof(x)) for j, x in enumerate(sums))
         (gradient,) = pullback(cotangents)
         result |= {name: gradient[name] for name, theirs in groups.items() if theirs == own}
@@ -140,17 +135,17 @@ def gradients(state: TrainState, batch_stats: Any, batch: Batch) -> tuple[Any, A
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    """One update from one device's share of the batch.
+    """Updates the state from one device's share of the batch.
 
     Args:
       state: the same on every device.
-      batch: `image` [batch, height, width, 3] (uint8, or float and normalised), `mask` [batch, height, width, 1],
-        `superpixels` [batch, height, width] where the objective wants stored ones. With `state.accumulate` = n, the
-        batch is taken in n equal parts one after the other, and their gradients are averaged.
+      batch: `image` [batch, height, width, 3] (uint8, or float and normalised), `mask` [batch, height, width, 1], and
+        `superpixels` [batch, height, width] if the objective's are from files. The gradients of `state.accumulate`
+        equal parts are averaged.
 
     Returns:
-      The next state, and the metrics: each loss term by level [levels], `loss` and `gradient_norm`. Where the model
-      has a device axis, gradients, BatchNorm statistics and metrics are averaged over it.
+      The next state, and the metrics: each loss term by level [levels], `loss` and `gradient_norm`. Gradients,
+      BatchNorm statistics and metrics are averaged over the model's device axis, if it has one.
     """
     axis = averaged_over(state.model.axis_name)
     if state.accumulate == 1:
@@ -163,7 +158,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
             return (jax.tree.map(jnp.add, carry[0], gradient), batch_stats), losses
 
         start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
-        # XLA's CPU backend runs what is inside a loop in one thread and by slow convolutions: eight times as long.
+        # Unrolled, because XLA's CPU backend runs a loop's body in one thread with slow convolutions.
         (gradient, batch_stats), losses = lax.scan(accumulate, start, parts, unroll=traced_for_cpus())
         gradient = jax.tree.map(lambda g: g / state.accumulate, gradient)
         losses = jax.tree.map(lambda x: x.mean(0), losses)
@@ -174,35 +169,31 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     params = optax.apply_updates(state.params, updates)
     average = state.average
     if state.average_decay:
-        # Early on the average forgets faster, lest it hold the first weights for thousands of steps.
+        # A shorter average in the first steps, so that it does not keep the initial weights for thousands of them.
         keep = jnp.minimum(state.average_decay, (1 + state.step) / (10 + state.step))
         average = optax.incremental_update({"params": params, "batch_stats": batch_stats}, average, 1 - keep)
     state = state.replace(  # type: ignore[attr-defined]
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        optimizer_state=optimizer_state,
-        average=average,
+        step=state.step + 1, params=params, batch_stats=batch_stats, optimizer_state=optimizer_state, average=average
     )
     return state, metrics
 
 
 def place_state(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
-    """`state` laid out as the pmapped step returns it, so that the first step compiles what all others use."""
+    """Returns `state` with the sharding that the pmapped step returns, so that the step is compiled once."""
     return place(state, devices or jax.devices())
 
 
 def place(tree: Any, devices: Sequence[jax.Device], split: bool = False) -> Any:
-    """Arrays, the same on all hosts, whole on each of `devices`, or with their leading axis split over them."""
+    """Puts arrays, the same on all hosts, on each of `devices`, or splits their leading axis over them."""
     sharding = sharding_over(devices, *((AXIS,) if split else ()))
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
-    # Copied: the memory of what is donated later must be nothing else's.
+    # Copies, because the step donates them.
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.array(x)), tree)
 
 
 def sharding_over(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.NamedSharding:
-    """Arrays over `devices`: their leading axis split, with `AXIS`, or all of them on each device."""
+    """Returns the sharding over `devices`: split along the leading axis, with `AXIS`, or replicated."""
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
@@ -210,28 +201,24 @@ def sharding_over(devices: Sequence[jax.Device], *axes: str) -> jax.sharding.Nam
 def place_batches(
     batches: Iterable[Mapping[str, np.ndarray]], devices: Sequence[jax.Device] | None = None, ahead: int = 2
 ) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Batches on their devices, as the pmapped step takes them, `ahead` of them on their way while one is in use.
+    """Puts batches on the devices of the pmapped step, `ahead` of them before they are needed.
 
     Args:
-      batches: from the input pipeline: this host's share of each, on several hosts.
-      devices: those that the step runs on, of all hosts; the share is split evenly over this host's.
-      ahead: how many batches to place before the first is asked for.
+      batches: from the input pipeline; on several hosts, this host's share of each.
+      devices: those of all hosts.
+      ahead: how many batches are transferred while one is in use.
 
     Yields:
-      Each batch's `index` [batch], which stays on the host, and all else as [devices, batch / devices, …].
+      Each batch's `index` [batch], which stays on the host, and the rest as [devices, batch / devices, …].
     """
     devices = list(devices or jax.devices())
     sharding = sharding_over(devices, AXIS)
     local = sum(device.process_index == jax.process_index() for device in devices)
-
-    def place(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Batch]:
-        split = {key: x.reshape(local, -1, *x.shape[1:]) for key, x in batch.items() if key != "index"}
-        placed = {key: jax.make_array_from_process_local_data(sharding, x) for key, x in split.items()}
-        return batch["index"], placed
-
     waiting: deque[tuple[np.ndarray, Batch]] = deque()
     for batch in batches:
-        waiting.append(place(batch))
+        split = {key: x.reshape(local, -1, *x.shape[1:]) for key, x in batch.items() if key != "index"}
+        placed = {key: jax.make_array_from_process_local_data(sharding, x) for key, x in split.items()}
+        waiting.append((batch["index"], placed))
         if len(waiting) > ahead:
             yield waiting.popleft()
     yield from waiting
@@ -241,8 +228,8 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def compiled_by_all(step: Step) -> Step:
-    """A pmapped step that no process of several begins before all have compiled it: those that find none to exchange
-    sums with give up after half a minute."""
+    """Returns a pmapped step that starts once all processes have compiled it, since a sum over them waits for half a
+    minute only."""
     if jax.process_count() == 1:
         return step
     compiled: dict[tuple[int, ...], Any] = {}
@@ -257,18 +244,11 @@ def compiled_by_all(step: Step) -> Step:
     return run
 
 
-def pmap_step(
-    devices: Sequence[jax.Device] | None = None,
-) -> Step:
-    """`train_step` on all `devices` at once: the state has no device axis, batch and metrics lead with one.
+def pmap_step(devices: Sequence[jax.Device] | None = None) -> Step:
+    """Returns `train_step` over all `devices`; batch and metrics have a leading device axis, the state (donated) none.
 
-    The model must have been built with `axis_name=AXIS`. The state is donated.
+    The model must have been built with `axis_name=AXIS`.
     """
     return jax.pmap(
-        train_step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, 0),
-        donate_argnums=(0,),
-        devices=devices,
+        train_step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices
     )

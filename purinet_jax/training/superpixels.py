@@ -1,7 +1,4 @@
-"""Superpixels for the structural similarity loss: small regions of alike pixels, as labels per pixel. Those that are
-stored are the data's (`purinet_jax.data.superpixel_files`); with nothing stored, `slic_regions` or `grid_regions` make
-them inside the train step.
-"""
+"""Superpixels for the structural similarity loss, computed in the train step: labels per pixel of small regions."""
 
 import math
 
@@ -10,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from purinet_jax.data.superpixel_files import REGIONS
+REGIONS = 200
+"""About how many superpixels an image is cut into."""
 
 # Linear RGB to CIE XYZ, over the white point D65.
 _RGB_TO_XYZ = np.array(
@@ -22,28 +20,17 @@ _AROUND = tuple((y, x) for y in range(3) for x in range(3))
 
 @jax.jit(static_argnames=("regions", "iterations", "compactness"))
 def slic_regions(images: Array, regions: int = REGIONS, iterations: int = 5, compactness: float = 20.0) -> Array:
-    """Cuts images into regions of alike colour with SLIC (Achanta et al. 2012), on the device and under `jit`.
+    """Cuts images into regions of similar colour with SLIC (Achanta et al. 2012), on the device and under `jit`.
 
-    A pixel chooses among nine centres, those of the grid cell it lies in and of the eight around it (gSLIC, Ren and
-    Reid 2011), by D² = (colour distance in CIELAB)² + (compactness · distance / cell side)². A last pass gives each
-    pixel the label most frequent in a window about it: 5×5 pixels where cells are at least 8 wide, 3×3 from 4 on.
-
-    What it gives up against `slic_labels`: regions are not forced to be connected (at 320² the 196 lie in 272 pieces on
-    average), the number of iterations is fixed, and it sees the augmented image, so that the black corners of a turned
-    one become regions (in stored labels they are region 0). What it reaches (`purinet benchmark --superpixels`, 100
-    images of DUTS-TR at 320²; `benchmarks.superpixels.measures` has the definitions):
-
-    | | explained variation | boundary recall | boundary density | achievable accuracy | regions |
-    | --- | --- | --- | --- | --- | --- |
-    | `slic_labels` | .857 | .845 | .103 | .980 | 182 |
-    | `slic_regions` | .899 | .868 | .099 | .983 | 196 |
-    | `grid_regions` | .719 | .381 | .080 | .958 | 196 |
-
-    On 2 CPU cores, 13 ms an image; a train step of the ResNet-50 network takes about 1 % longer.
+    A pixel chooses among nine centres, those of its grid cell and of the eight around it (gSLIC, Ren and Reid 2011), by
+    D² = (colour distance in CIELAB)² + (compactness · distance / cell side)². Finally each pixel gets the most frequent
+    label in a window around it: 5×5 pixels for cells at least 8 wide, 3×3 from 4 on. Unlike in scikit-image's `slic`,
+    regions need not be connected, and the black corners of a rotated image become regions of their own
+    (docs/numbers.md compares the two).
 
     Args:
       images: uint8 RGB [batch, height, width, 3].
-      regions: the most regions to make, at least 1; sides that their grid does not divide make them fewer.
+      regions: the most regions to make, at least 1.
       iterations: how often pixels choose, at least 1.
       compactness: the colour distance, in CIELAB units, that weighs as much as one cell's side.
 
@@ -57,15 +44,15 @@ def slic_regions(images: Array, regions: int = REGIONS, iterations: int = 5, com
         raise ValueError(f"SLIC needs uint8 images, not {images.dtype}: colours of normalised ones are not known")
     _, height, width, _ = images.shape
     rows, columns, tall, wide = _grid(height, width, regions)
-    # Cells that reach beyond the image are filled up with pixels of weight 0.
+    # Cells that reach beyond the image are padded with pixels of weight 0.
     missing_y, missing_x = rows * tall - height, columns * wide - width
     top, left = missing_y // 2, missing_x // 2
     scale = compactness / math.sqrt(tall * wide)
     y, x = jnp.meshgrid(scale * jnp.arange(height), scale * jnp.arange(width), indexing="ij")
-    place_and_weight = jnp.broadcast_to(jnp.stack([y, x, jnp.ones_like(y)], axis=-1), images.shape)
-    pixels = jnp.concatenate([_cielab(images), place_and_weight], axis=-1)
+    position_and_weight = jnp.broadcast_to(jnp.stack([y, x, jnp.ones_like(y)], axis=-1), images.shape)
+    pixels = jnp.concatenate([_cielab(images), position_and_weight], axis=-1)
     pixels = jnp.pad(pixels, ((0, 0), (top, missing_y - top), (left, missing_x - left), (0, 0)))
-    # [batch, rows, columns, 6, pixels of a cell]: all that follows is products and sums within a cell, and no scatter.
+    # [batch, rows, columns, 6, pixels of a cell], so that all that follows is products and sums, without a scatter.
     pixels = pixels.reshape(-1, rows, tall, columns, wide, 6).transpose(0, 1, 3, 5, 2, 4)
     pixels = pixels.reshape(-1, rows, columns, 6, tall * wide)
 
@@ -85,7 +72,7 @@ def slic_regions(images: Array, regions: int = REGIONS, iterations: int = 5, com
         """Each centre to the mean of the pixels that chose it; one that none chose stays."""
         chosen = jax.nn.one_hot(choose(centres), len(_AROUND), axis=-2)
         sums = jnp.einsum("byxkp,byxfp->byxkf", chosen, pixels, precision=lax.Precision.HIGHEST)
-        # What the pixels of a cell add to the centre at some offset belongs to the cell at that offset.
+        # The sums of a cell's pixels that chose the centre at some offset belong to the cell at that offset.
         offsets = [((0, 0), (y, 2 - y), (x, 2 - x), (0, 0)) for y, x in _AROUND]
         shifted = [jnp.pad(sums[..., i, :], offset) for i, offset in enumerate(offsets)]
         total = jnp.stack(shifted).sum(0)[:, 1:-1, 1:-1]
@@ -102,18 +89,10 @@ def slic_regions(images: Array, regions: int = REGIONS, iterations: int = 5, com
 
 
 def grid_regions(height: int, width: int, regions: int = REGIONS) -> np.ndarray:
-    """Cuts any image of a size into nearly equal rectangles, as many as `slic_regions` has.
-
-    Free, and blind to the image: 4.2 % of the pixels are not what most of their region is, object or ground, against
-    1.7 % with `slic_regions`, whose table has the other measures.
-
-    Args:
-      height: of the images, pixels.
-      width: of the images, pixels.
-      regions: the most regions to make, at least 1.
+    """Cuts any image of a size into nearly equal rectangles, at most `regions`, as many as `slic_regions` has.
 
     Returns:
-      int32 [height, width], labels 0 to at most `regions` - 1, each of them in use.
+      int32 [height, width], labels from 0, each of them in use.
     """
     rows, columns, _, _ = _grid(height, width, regions)
     row, column = np.arange(height)[:, None] * rows // height, np.arange(width) * columns // width
@@ -121,7 +100,7 @@ def grid_regions(height: int, width: int, regions: int = REGIONS) -> np.ndarray:
 
 
 def _grid(height: int, width: int, regions: int) -> tuple[int, int, int, int]:
-    """Rows and columns of nearly square cells, at most `regions` in all, and a cell's height and width in pixels."""
+    """Rows and columns of at most `regions` nearly square cells, and a cell's height and width in pixels."""
     rows = min(height, regions, max(1, round(math.sqrt(regions * height / width))))
     columns = min(width, regions // rows)
     tall, wide = -(-height // rows), -(-width // columns)
@@ -138,10 +117,8 @@ def _cielab(images: Array) -> Array:
 
 
 def _most_frequent(labels: Array, candidates: list[np.ndarray], radius: int) -> Array:
-    """Each pixel's most frequent label in the window of this radius, its own where it is among them.
-
-    `labels` are [batch, height, width], and each of the `candidates` [height, width].
-    """
+    """The most frequent label [batch, height, width] around each pixel; its own, or one of `candidates`
+    [height, width] that is more frequent."""
     _, height, width = labels.shape
     side = 2 * radius + 1
     window = jnp.pad(labels, ((0, 0), (radius, radius), (radius, radius)), constant_values=np.iinfo(np.int32).min)

@@ -1,9 +1,6 @@
-"""A run that no longer moves says where it stands and ends: data that do not come, a step whose devices wait for each
-other for ever. Python cannot interrupt either, so a thread looks at the clock.
-"""
+"""The stage that a run is in, and the end of a process in which a stage does not end."""
 
 import threading
-import time
 
 from purinet_jax.processes import end
 
@@ -11,40 +8,41 @@ _COMPILING = 1800.0
 
 
 class Watchdog:
-    """Ends the process, with one line and exit code 1, when a stage takes longer than it may.
+    """Knows the current stage, and ends the process with one line and exit code 1 when the stage takes too long.
 
-    A stage in which something is compiled may take half an hour, if not longer.
+    Python cannot interrupt a read or a device that waits, so a timer's thread ends the process.
 
-    Args:
-      seconds: how long each stage may take; 0 for as long as it likes.
+    Attributes:
+      stage: what the run does now, as it stands in messages.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._stage, self._limit, self._since = "", seconds, time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        """`seconds` is what each stage may take, 0 for no limit; one that compiles may take at least half an hour."""
+        self.stage = "starting"
+        self._seconds = seconds
+        self._timer: threading.Timer | None = None
 
-    def stage(self, stage: str, compiles: bool = False) -> None:
-        """What the run does from now on, as it stands in "… has not ended after 600 s"."""
-        limit = max(self.seconds, _COMPILING) if compiles else self.seconds
-        self._stage, self._limit, self._since = stage, limit, time.monotonic()
+    def enter(self, stage: str, compiles: bool = False) -> None:
+        """Begins a stage, which ends the one before."""
+        self._cancel()
+        self.stage = stage
+        if self._seconds:
+            limit = max(self._seconds, _COMPILING) if compiles else self._seconds
+            message = (
+                f"{stage} has not ended after {limit:g} s (config.loop.timeout), so the run ends; "
+                "started again it goes on from the last checkpoint"
+            )
+            self._timer = threading.Timer(limit, end, (message, 1))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def __enter__(self) -> "Watchdog":
-        self.stage("starting", compiles=True)
-        if self.seconds:
-            self._thread.start()
+        self.enter("starting", compiles=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(min(1.0, self.seconds / 4)):
-            stage, limit, since = self._stage, self._limit, self._since
-            if time.monotonic() - since > limit:
-                end(
-                    f"{stage} has not ended after {limit:g} s (config.loop.timeout), so the run ends; "
-                    "started again it goes on from the last checkpoint",
-                    1,
-                )
+        self._cancel()
