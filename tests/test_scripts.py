@@ -8,6 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 from helpers.pages import commands_in, parses
 from helpers.project_scripts import import_script
 from ml_collections import ConfigDict
@@ -89,6 +90,24 @@ def test_constraints_are_exact_versions_and_cover_the_dependencies() -> None:
 def test_script_is_valid_bash_that_stops_at_the_first_failure(path: Path) -> None:
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert "\nset -euo pipefail\n" in path.read_text()
+
+
+def test_workflows_and_hooks_agree_with_scripts_and_versions() -> None:
+    commands = []
+    for name in ("tests", "docs"):
+        (job,) = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())["jobs"].values()
+        commands += [step["run"] for step in job["steps"] if "run" in step]
+        if name == "tests":
+            pythons = job["strategy"]["matrix"]["python"]
+    scripts = re.findall(r"scripts/\S+", "\n".join([*commands, (ROOT / ".ci/run").read_text()]))
+    assert scripts == ["scripts/test.sh"] * 2
+    assert "mkdocs build --strict" in commands
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    assert [f"Programming Language :: Python :: {python}" for python in pythons] == [
+        line for line in classifiers if re.search(r":: 3\.\d+$", line)
+    ]
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert f"ruff=={hooks['rev'].removeprefix('v')}" in (ROOT / "constraints.txt").read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
