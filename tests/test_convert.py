@@ -83,8 +83,8 @@ def assert_same(got: Any, wanted: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_authors_file_and_back(tmp_path: Path) -> None:
-    """All 1,200 tensors, the golden outputs' weights: our file and back, the bytes are the same."""
+def test_the_authors_file_survives_the_round_trip(tmp_path: Path) -> None:
+    """All 1,200 tensors of the golden outputs' weights: to our file and back, byte by byte."""
     state = reference_weights().state_dict()
     for index, name in enumerate(state):
         if name.endswith("num_batches_tracked"):
@@ -122,7 +122,7 @@ def test_the_authors_file_and_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(leaf, state[name].transpose(axes), err_msg=name)
 
 
-def test_the_stage_is_in_the_names() -> None:
+def test_the_names_tell_the_stage() -> None:
     only_purificatory = {name: shape for name, shape in manifest().items() if not re.match(r"oa_|ea_|.*_2\.", name)}
     tensors = draw(only_purificatory)
     variables, config = from_authors(tensors)
@@ -143,7 +143,7 @@ def test_the_stage_is_in_the_names() -> None:
     ],
 )
 @pytest.mark.slow
-def test_every_network_goes_out_and_in(backbone: str, attention: tuple[str, ...]) -> None:
+def test_every_network_survives_the_round_trip(backbone: str, attention: tuple[str, ...]) -> None:
     variables, config = small_variables(backbone=backbone, attention=attention)
     tensors = to_authors(variables)
     counts = {name: tensor for name, tensor in tensors.items() if name.endswith("num_batches_tracked")}
@@ -156,7 +156,7 @@ def test_every_network_goes_out_and_in(backbone: str, attention: tuple[str, ...]
     assert_same(from_authors(without_counts)[0], variables)
 
 
-def test_channels_are_told_by_the_laterals() -> None:
+def test_the_laterals_tell_the_channels() -> None:
     variables, config = small_variables(channels=3, attention=())
     assert from_authors(to_authors(variables))[1] == config
 
@@ -288,13 +288,13 @@ def test_our_file(tmp_path: Path) -> None:
 
 
 def test_half_precision_and_size_are_kept_from_file_to_file(tmp_path: Path) -> None:
-    whole, half, again = (tmp_path / f"{name}.safetensors" for name in ("whole", "half", "again"))
+    full, half, again = (tmp_path / f"{name}.safetensors" for name in ("full", "half", "again"))
     variables, config = small_variables()
     variables = jax.tree.map(lambda leaf: leaf % 1000 / 7, variables)
-    save_variables(whole, variables, config)
-    assert stored_size(whole) is None
-    save_variables(whole, variables, config, size=288)
-    convert_file(whole, half, half=True)
+    save_variables(full, variables, config)
+    assert stored_size(full) is None
+    save_variables(full, variables, config, size=288)
+    convert_file(full, half, half=True)
     assert {tensor.dtype for tensor in read_tensors(half).values()} == {np.dtype(np.float16)}
     loaded, loaded_config = load_variables(half)
     assert_same(loaded, jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), variables))
@@ -306,7 +306,7 @@ def test_half_precision_and_size_are_kept_from_file_to_file(tmp_path: Path) -> N
         save_variables(half, jax.tree.map(lambda leaf: leaf * 0 + 70_000, variables), config, half=True)
     assert_same(load_variables(half)[0], loaded)
     with pytest.raises(InputError, match="half: the authors' tensors are float32"):
-        convert_file(whole, again, "authors", half=True)
+        convert_file(full, again, "authors", half=True)
 
 
 def test_missing_settings_are_the_released_ones(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_a_run_of_too_many_channels_is_refused_before_anything_is_written(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_of_earlier_versions_say_true_or_false(tmp_path: Path) -> None:
+def test_earlier_versions_stored_attention_as_a_boolean(tmp_path: Path) -> None:
     for attention, said in ((ATTENTIONS, True), ((), False)):
         variables, config = small_variables(attention=attention)
         path = tmp_path / "a.safetensors"
@@ -373,11 +373,11 @@ def test_files_of_earlier_versions_say_true_or_false(tmp_path: Path) -> None:
         assert load_variables(path)[1] == config
 
 
-def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mismatched_tensors_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     variables, config = small_variables(attention=())
-    whole = to_authors(variables)
-    tensors = dict(whole)
+    full = to_authors(variables)
+    tensors = dict(full)
     for name in ("convert1.0.bias", "convert2.0.bias", "convert3.0.bias"):
         del tensors[name]
     tensors["x"] = np.zeros(1)
@@ -399,13 +399,13 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # Many are counted, names from a file are cut and printable.
     surplus = {f"{index}\n{'x' * 1000}": np.zeros(1) for index in range(20)}
     with pytest.raises(InputError, match=r"^20 surplus \(0\?x{98}, .* and 15 more\)$"):
-        from_authors(whole | surplus)
+        from_authors(full | surplus)
     # A count of batches belongs to a BatchNorm.
     with pytest.raises(InputError, match=r"1 surplus \(convert1\.0\.num_batches_tracked\)"):
-        from_authors(whole | {"convert1.0.num_batches_tracked": np.zeros((), np.int64)})
+        from_authors(full | {"convert1.0.num_batches_tracked": np.zeros((), np.int64)})
     # Half an attention is one with the rest missing.
     with pytest.raises(InputError, match=r"missing \(.*\)$"):
-        from_authors(whole | {"oa_convert1.2.weight": np.zeros(1, np.float32)})
+        from_authors(full | {"oa_convert1.2.weight": np.zeros(1, np.float32)})
     # Another backbone's file.
     with pytest.raises(InputError, match=r"surplus \(features\.1\.running_mean\)"):
         from_backbone(vgg16() | {"features.1.running_mean": np.zeros(64, np.float32)})
@@ -424,7 +424,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         load_variables("changed.safetensors")
 
 
-def test_files_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_other_kinds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_tensors("a.safetensors", {"weight": np.zeros(2), "bias": np.zeros(2)})
     with pytest.raises(

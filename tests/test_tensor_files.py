@@ -267,7 +267,7 @@ def test_many_tensors_cannot_multiply_a_storage(tmp_path: Path) -> None:
         read_tensors(zip_file(tmp_path / "a.pth", program, {"0": bytes(4 * count)}, compress=True))
 
 
-def test_legacy_files_that_do_not_add_up(tmp_path: Path) -> None:
+def test_inconsistent_legacy_files_are_refused(tmp_path: Path) -> None:
     program = state(weight=tensor())
     for keys in (["0", "1"], ["1"], [0], "0x"):
         with pytest.raises(InputError, match=r"list of storages|no storage"):
@@ -411,7 +411,20 @@ def test_hostile_npz(tmp_path: Path) -> None:
         read_metadata(path)
 
 
-def test_writing_refuses_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_zip_members_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.zeros(1))
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x.npy", b"")
+    with pytest.raises(InputError, match=r"has 2 members x\.npy"):
+        read_tensors(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("y.npy", b"")
+    with pytest.raises(InputError, match=r"y\.npy is encrypted or compressed by a method that is not supported"):
+        read_tensors(path)
+
+
+def test_a_refused_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_tensors("kept.safetensors", {"a": np.zeros(2)})
     before = Path("kept.safetensors").read_bytes()

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,8 +77,9 @@ def open_zip(path: Path) -> Iterator[ZipMembers]:
     """Opens a zip file whose members altogether pass `check_expansion`."""
     with zipfile.ZipFile(path) as file:
         members = {member.filename: member for member in file.infolist()}
-        if len(members) != len(file.infolist()):
-            raise InputError("has two members of one name")
+        name, count = Counter(file.namelist()).most_common(1)[0] if members else ("", 0)
+        if count > 1:
+            raise InputError(f"has {count} members {printable(name)}")
         check_expansion(path, sum(member.file_size for member in members.values()))
         for name, member in members.items():
             # The other methods decompress without a limit per call.
