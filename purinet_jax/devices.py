@@ -1,4 +1,4 @@
-"""What JAX runs on, in words, so that a GPU which is silently not used is seen before hours are spent."""
+"""Describes the devices that JAX runs on, so that an unused GPU is noticed early."""
 
 import functools
 import os
@@ -6,38 +6,38 @@ import time
 from collections import Counter
 
 from purinet_jax.errors import InputError
+from purinet_jax.files import reason
 
 INSTALL = {"gpu": "pip install 'purinet_jax[cuda]'", "tpu": "pip install 'purinet_jax[tpu]'"}
-"""How to install what JAX needs, by the platform it is for."""
+"""How to install what JAX needs for a platform."""
 
 
 def usable_cores() -> int:
-    """How many processor cores this process may use."""
+    """Returns how many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_cpu() -> str:
-    """The CPU, in words: "CPU, 2 cores". JAX is not asked."""
+    """Returns a description of the CPU, "CPU, 2 cores", without starting JAX."""
     cores = usable_cores()
     return f"CPU, {cores} core{'s' if cores > 1 else ''}"
 
 
 def describe_devices(required: str | None = None) -> str:
-    """All devices that JAX runs on, in words: "2 × NVIDIA H200", or `describe_cpu`.
+    """Returns a description of all devices that JAX runs on: "2 × NVIDIA H200", or `describe_cpu`.
 
     Args:
-      required: "gpu" or "tpu", where nothing else will do.
+      required: "gpu" or "tpu" to accept nothing else.
 
     Raises:
-      InputError: JAX has not what is required, or cannot be started.
+      InputError: JAX does not run on what is required, or cannot be started.
     """
     import jax
 
     try:
         platform, devices = jax.default_backend(), jax.devices()
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
-        reason = str(error).splitlines()[0]
-        raise InputError(f"JAX cannot be started: {reason}{_hint(required)}") from error
+    except RuntimeError as error:  # JAX_PLATFORMS names a missing platform
+        raise InputError(f"JAX cannot be started: {reason(error)}{_hint(required)}") from error
     kinds = Counter(device.device_kind for device in devices)
     found = describe_cpu() if platform == "cpu" else ", ".join(f"{count} × {kind}" for kind, count in kinds.items())
     if required is not None and platform != required:
@@ -47,8 +47,7 @@ def describe_devices(required: str | None = None) -> str:
 
 @functools.cache
 def matrix_product_rate(dtype: str) -> float:
-    """Floating point operations per second of a large square matrix product on the first device of this process: what
-    its rate of useful work is measured against. No table of data sheets, which know nothing of the machine at hand.
+    """Measures the floating-point operations per second of a large matrix product on this process's first device.
 
     Args:
       dtype: "float32" (in the precision that `jax_default_matmul_precision` asks for) or "bfloat16".

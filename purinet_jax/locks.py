@@ -1,4 +1,4 @@
-"""Folders that one process at a time may write to: a training run's, and one in which a data set is prepared."""
+"""Locks on folders that one process at a time may write to."""
 
 import contextlib
 import fcntl
@@ -6,19 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from purinet_jax.errors import InputError
+from purinet_jax.files import reason
 
 
 @contextlib.contextmanager
 def only_process(folder: Path, doing: str) -> Iterator[None]:
-    """Holds a folder, made if missing, for this process; the system lets go of it however the process ends.
+    """Locks a folder, made if missing, for this process; the system unlocks it however the process ends.
 
-    Raises InputError where another process holds it, of which `doing` says what it does, or nothing can be written.
+    Args:
+      folder: the folder; it gets a file `lock`.
+      doing: what processes lock it for, for the error.
+
+    Raises:
+      InputError: another process has locked it, or it cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = (folder / "lock").open("w")
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to: {error.strerror}") from error
+        raise InputError(f"{folder}: cannot be written to: {reason(error)}") from error
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,6 @@
-"""Work that is done ahead by others and taken in order: by threads, or by processes that share what they work on.
-Ctrl-C is left to the main process; worker processes end with it.
+"""Runs a function over many items ahead of their use, in threads or processes, and returns results in order.
+
+Only the main process handles Ctrl-C; worker processes end with it.
 """
 
 import multiprocessing
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from purinet_jax.errors import InputError
 
-# Items that each worker process is ahead of what is taken.
+# How many items each worker process is ahead.
 _AHEAD = 4
 
 _Item = TypeVar("_Item")
@@ -29,11 +30,11 @@ def in_order(
     items: Iterable[_Item],
     ahead: int,
 ) -> Iterator[_Result]:
-    """The result for each item, in order, up to `ahead` of them under way or waiting to be taken.
+    """Yields the result for each item, in order, with up to `ahead` more submitted.
 
     Args:
-      submit: item → its result to be.
-      items: taken no sooner than they are submitted, so that they may be many and large.
+      submit: starts the work on an item.
+      items: read only as they are submitted, so they may be many and large.
       ahead: at least 0.
     """
     waiting: deque[Future[_Result]] = deque()
@@ -49,21 +50,20 @@ def in_order(
 def worker_processes(
     workers: int, function: Callable[[_Shared, _Item], _Result], shared: _Shared
 ) -> Iterator[Callable[[Iterable[_Item]], Iterator[_Result]]]:
-    """Gives a function: items → `function(shared, item)` of each, in order, made ahead by processes.
+    """Gives a function that maps items to `function(shared, item)`, in order, computed ahead by processes.
 
     Args:
-      workers: how many processes; 0 for none but this one.
-      function: of a module, since processes import it.
-      shared: sent to each process once, where sending it with each item would take long.
+      workers: how many processes; 0 to compute in this one.
+      function: defined in a module, because processes import it.
+      shared: sent once to each process.
 
     Raises:
-      InputError: a process was ended from outside.
+      InputError: a process was killed.
     """
     if workers == 0:
         yield lambda items: (function(shared, item) for item in items)
         return
-    # Not forked: this process has threads.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # this process has threads, which forking breaks
     pool = ProcessPoolExecutor(workers, context, _begin, (function, shared))
 
     def submit(item: _Item) -> Future[_Result]:
@@ -73,7 +73,7 @@ def worker_processes(
     try:
         yield lambda items: in_order(submit, items, _AHEAD * workers)
     except BrokenProcessPool as error:
-        raise InputError(f"workers: one of {workers} was ended from outside, perhaps for want of memory") from error
+        raise InputError(f"workers: one of {workers} was killed, perhaps because memory ran out") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -82,10 +82,10 @@ _work_of_process: tuple[Callable[[Any, Any], Any], Any]
 
 
 def _begin(function: Callable[[Any, Any], Any], shared: Any) -> None:
-    """Runs first in each worker process."""
+    """Initialises a worker process."""
     global _work_of_process
     _work_of_process = function, shared
-    # Ctrl-C goes to the whole group of processes; the main one stops its workers, in order and without tracebacks.
+    # Ctrl-C reaches all processes of the group; the main one stops its workers without tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
 
@@ -97,11 +97,11 @@ def _work(item: Any) -> Any:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Processes that are started meanwhile never see Ctrl-C: not even before they have begun, while they import."""
+    """Blocks Ctrl-C in processes that are started meanwhile, which inherit it, even while they import."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # Python starts it with the first process, and unblocks interrupts there.
+    # Python starts it with the first process, and unblocks interrupts then.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -111,7 +111,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """A main process that is killed cannot stop its workers; without this they would wait for it forever."""
+    """Ends this process with the main one, which cannot stop its workers if it is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Archives that are not zips: tars are read as folders are, and what they can be wrong or hostile in is said."""
+"""Tar archives are read as folders are, and damaged or hostile ones are refused with the reason."""
 
 import gc
 import gzip
@@ -30,10 +30,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that temporary files are made in."""
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    return place
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 def tarred(folder: Path, path: Path, mode: str = "w", name: str | None = None) -> Path:
@@ -136,7 +136,7 @@ def test_bombs_are_refused(tmp_path: Path, temporary: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
-def test_damage_is_said(folder: Path, tmp_path: Path, ending: str) -> None:
+def test_damage_is_named(folder: Path, tmp_path: Path, ending: str) -> None:
     path = tarred(folder, tmp_path / f"set{ending}", "w:gz" if ending.endswith("gz") else "w")
     whole = path.read_bytes()
     for length in (300, len(whole) // 2):
@@ -144,7 +144,7 @@ def test_damage_is_said(folder: Path, tmp_path: Path, ending: str) -> None:
         with pytest.raises(InputError, match=rf"set{ending}: "):
             open_pairs(path)
     rng = np.random.default_rng(0)
-    said = []
+    messages = []
     for _ in range(100):
         values = np.frombuffer(whole, np.uint8).copy()
         values[rng.integers(0, len(values), 20)] ^= 255
@@ -153,9 +153,9 @@ def test_damage_is_said(folder: Path, tmp_path: Path, ending: str) -> None:
             pairs = open_pairs(path)
             _ = [pairs[index] for index in range(len(pairs))]
         except InputError as error:
-            said.append(str(error))
-    assert len(said) > 50
-    assert [line for line in said if not line.startswith(str(path))] == []
+            messages.append(str(error))
+    assert len(messages) > 50
+    assert [line for line in messages if not line.startswith(str(path))] == []
 
 
 def test_a_tar_that_shrinks_while_it_is_read(folder: Path, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_tar_that_shrinks_while_it_is_read(folder: Path, tmp_path: Path) -> No
         ("set.tar.bz2", b"BZh91AY", "bzip2"),
     ],
 )
-def test_what_is_not_read_is_said_with_the_way_out(tmp_path: Path, name: str, signature: bytes, kind: str) -> None:
+def test_other_archives_are_refused_with_the_way_out(tmp_path: Path, name: str, signature: bytes, kind: str) -> None:
     path = tmp_path / name
     path.write_bytes(signature + bytes(100))
     with pytest.raises(InputError) as raised:

@@ -1,4 +1,4 @@
-"""A thousand damaged files: each is read or named once, nothing crashes, hangs or takes memory without bound."""
+"""A thousand damaged files: each is read or named once, and nothing crashes, hangs or fills the memory."""
 
 import json
 import subprocess
@@ -23,13 +23,13 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("damaged")
     for folder in ("images", "masks"):
         (root / folder).mkdir()
-    for number in range(COUNT):
-        rng = np.random.default_rng(number)
+    for index in range(COUNT):
+        rng = np.random.default_rng(index)
         image, mask = draw_example(rng, (24, 40))
         files = [encode(image, "JPEG"), encode(mask * np.uint8(255), "PNG")]
-        files[number % 2] = MUTATIONS[number // 2 % len(MUTATIONS)](files[number % 2], rng)
-        (root / "images" / f"{number:04d}.jpg").write_bytes(files[0])
-        (root / "masks" / f"{number:04d}.png").write_bytes(files[1])
+        files[index % 2] = MUTATIONS[index // 2 % len(MUTATIONS)](files[index % 2], rng)
+        (root / "images" / f"{index:04d}.jpg").write_bytes(files[0])
+        (root / "masks" / f"{index:04d}.png").write_bytes(files[1])
     return root
 
 

@@ -1,15 +1,18 @@
-"""Pairs of image and mask: found in folders and zips, and every way a data set can be wrong is said."""
+"""Pairs of image and mask are found in folders and zips, and errors name everything that can be wrong with them."""
 
+import os
 import pickle
 import re
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.made_sets import assert_holds, drawing, picture, write_set, zipped
+from helpers.made_sets import assert_holds, noise_image, rectangle_mask, write_set, zipped
 
+from purinet_jax.data import pairs as pairs_module
 from purinet_jax.data import storage
 from purinet_jax.data.images import to_png
 from purinet_jax.data.pairs import check_pairs, open_pairs
@@ -168,15 +171,15 @@ def test_folders_further_apart(tmp_path: Path, images: str, masks: str) -> None:
 
 
 @pytest.mark.parametrize(("images", "masks"), [("a", "b"), ("b", "a"), ("sources", "labels"), ("images", "labels")])
-def test_folders_whose_names_say_nothing(tmp_path: Path, images: str, masks: str) -> None:
+def test_folders_whose_names_do_not_tell(tmp_path: Path, images: str, masks: str) -> None:
     write_set(tmp_path / "set" / images, tmp_path / "set" / masks, "1", "2", kind=".png")
     for path in (tmp_path / "set", zipped(tmp_path / "set", tmp_path / "set.zip")):
         assert_holds(open_pairs(path), "1", "2")
     # Two folders of photographs are not a data set, nor are two of masks.
-    for array in (picture(0), drawing(0)):
+    for array in (noise_image(0), rectangle_mask(0)):
         fill(tmp_path / "other" / "a", "1.png", "2.png", array=array)
         fill(tmp_path / "other" / "b", "1.png", "2.png", array=array)
-        with pytest.raises(InputError, match="no folder of images"):
+        with pytest.raises(InputError, match="no folders of images"):
             open_pairs(tmp_path / "other")
 
 
@@ -184,7 +187,7 @@ def test_folders_whose_names_say_nothing(tmp_path: Path, images: str, masks: str
 def test_masks_of_other_values_are_recognised(tmp_path: Path, values: tuple[int, ...]) -> None:
     mask = np.array(values, np.uint8)[np.random.default_rng(0).integers(0, len(values), (24, 32))]
     fill(tmp_path / "first", "1.png", "2.png", array=mask)
-    fill(tmp_path / "second", "1.png", "2.png", array=picture(0))
+    fill(tmp_path / "second", "1.png", "2.png", array=noise_image(0))
     (tmp_path / "second" / "1.png").write_bytes(b"damaged")
     assert open_pairs(tmp_path).masks == ("first/1.png", "first/2.png")
 
@@ -196,7 +199,7 @@ def test_other_folders_do_not_hide_one_that_is_named(tmp_path: Path) -> None:
     assert open_pairs(tmp_path).images == ("images/1.jpg", "images/2.jpg")
 
 
-def test_a_whole_disk_is_not_walked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entire_disk_is_not_walked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_FOLDER_LIMIT", 3)
     with pytest.raises(InputError, match="holds more than 3 folders"):
         open_pairs(data)
@@ -242,9 +245,9 @@ def two_sets(root: Path) -> None:
         (lacks_mask, "no mask in masks for 4 images: a, b, c, …"),
         (lacks_image, "no image in images for 1 mask: b"),
         (same_stem, r"two files named a: images/a\.\w+ and images/a\.\w+"),
-        (empty_folders, "no folder of images beside a folder of masks"),
+        (empty_folders, "no folders of images and of masks, such as"),
         (two_sets, "more than one data set: 2 candidates: one/images with one/masks"),
-        (lambda root: None, "no folder of images"),
+        (lambda root: None, "no folders of images"),
     ],
 )
 def test_wrong_data_sets(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
@@ -312,3 +315,18 @@ def test_check_finds_all_that_is_bad(data: Path, tmp_path: Path) -> None:
 def test_check_shows_progress(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check_pairs(open_pairs(data))
     assert "6/6" in capsys.readouterr().err
+
+
+def test_check_starts_a_thread_for_each_core_that_the_process_may_use(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def executor(threads: int) -> ThreadPoolExecutor:
+        started.append(threads)
+        return ThreadPoolExecutor(threads)
+
+    monkeypatch.setattr(pairs_module, "ThreadPoolExecutor", executor)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert check_pairs(open_pairs(data), progress=False) == []
+    assert started == [3]

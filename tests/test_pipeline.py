@@ -1,4 +1,4 @@
-"""Augmentation and batches: an example's parts stay together, and the sequence is one, however it is read."""
+"""Augmentation keeps an example's parts together, and batches are the same for any number of workers and shards."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from purinet_jax.data.augment import (
     augment,
@@ -37,7 +38,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pairs(root: Path) -> Pairs:
-    return open_pairs(root, superpixels="slic")
+    folder = root.parent / "superpixels"
+    folder.mkdir()
+    plain = open_pairs(root)
+    for index, name in enumerate(plain.names):
+        rows, columns = np.indices(plain[index]["mask"].shape) // 4
+        savemat(folder / f"{name}.mat", {"sp": rows * 10 + columns + 1})
+    return open_pairs(root, superpixels=folder)
 
 
 def take(batches: Batches, count: int) -> list[Batch]:
@@ -70,17 +77,17 @@ def test_sampling_quarter_turns_and_mirroring_is_exact() -> None:
         np.testing.assert_array_equal(sample_image(image, matrix, 9)[..., 1], np.rot90(source))
 
 
-def test_sampling_squashes_as_resizing_does() -> None:
+def test_sampling_without_rotation_equals_resizing() -> None:
     labels = np.random.default_rng(0).integers(0, 9, (20, 30)).astype(np.int32)
     np.testing.assert_array_equal(
         sample_labels(labels, sampling(20, 30, 56, False, 0), 56), resize_labels(labels, 56, 56)
     )
     smooth = (np.add.outer(np.arange(20) * 4, np.arange(30) * 5)).astype(np.uint8)[..., None].repeat(3, 2)
     difference = sample_image(smooth, sampling(20, 30, 56, False, 0), 56).astype(int) - resize_image(smooth, 56, 56)
-    assert np.abs(difference[2:-2, 2:-2]).max() <= 1  # at the rim zeros are filled in
+    assert np.abs(difference[2:-2, 2:-2]).max() <= 1  # zeros are outside
 
 
-def test_turning_fills_in_zeros_and_invents_no_labels() -> None:
+def test_rotation_fills_in_zeros_and_invents_no_labels() -> None:
     labels = np.where(np.arange(40)[:, None] < 20, 5, 9).astype(np.int32).repeat(40, 1)
     matrix = sampling(40, 40, 60, False, 10)
     turned = sample_labels(labels, matrix, 60)
@@ -114,7 +121,7 @@ def test_augmentation_settings() -> None:
     assert (turned[0] != image).any()
 
 
-def test_a_large_image_is_smoothed_before_it_is_turned() -> None:
+def test_a_large_image_is_smoothed_before_it_is_rotated() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (256, 128))[..., None].repeat(3, 2)
     mask = np.ones((256, 256), np.uint8)
     image, *_ = augment(stripes, mask, None, size=64, generator=np.random.default_rng(0), flip=0)
@@ -126,15 +133,15 @@ def test_a_large_image_is_smoothed_before_it_is_turned() -> None:
 def test_crops_keep_their_share_and_vary() -> None:
     generator = np.random.default_rng(0)
     drawn = [random_crop(60, 90, 0.4, generator) for _ in range(500)]
-    shares, places = [], set()
+    shares, corners = [], set()
     for rows, columns in drawn:
         assert 0 <= rows.start < rows.stop <= 60
         assert 0 <= columns.start < columns.stop <= 90
         shares.append((rows.stop - rows.start) * (columns.stop - columns.start) / 5400)
-        places.add((rows.start, columns.start))
+        corners.add((rows.start, columns.start))
     assert 0.33 < min(shares) < 0.45
     assert max(shares) > 0.95
-    assert len(places) > 200
+    assert len(corners) > 200
     assert random_crop(60, 90, 1.0, generator)[0].stop <= 60
 
 
@@ -232,15 +239,15 @@ def test_workers_and_start_give_the_same_bytes(pairs: Pairs, workers: int) -> No
     assert all(type(value) is np.ndarray for batch in read for value in batch.values())
 
 
-def test_shards_make_up_the_whole(pairs: Pairs) -> None:
+def test_shards_together_are_the_batches_of_one_host(pairs: Pairs) -> None:
     whole = take(training_batches(pairs, batch_size=4, size=16, seed=2, start=1), 5)
     shares = [
         take(training_batches(pairs, batch_size=2, size=16, seed=2, start=1, shard=shard, shards=2), 5)
         for shard in range(2)
     ]
-    for number, batch in enumerate(whole):
+    for index, batch in enumerate(whole):
         for key, value in batch.items():
-            together = np.stack([shares[0][number][key], shares[1][number][key]], axis=1)
+            together = np.stack([shares[0][index][key], shares[1][index][key]], axis=1)
             np.testing.assert_array_equal(together.reshape(value.shape), value)
 
 
@@ -326,13 +333,15 @@ def test_closing_ends_the_threads(pairs: Pairs) -> None:
 
 PROGRAM = """
 import sys
+import cv2
+cv2.setNumThreads(3)
 from purinet_jax.data.pairs import open_pairs
 from purinet_jax.data.pipeline import training_batches
 
 if __name__ == "__main__":
     batches = training_batches(open_pairs(sys.argv[1]), batch_size=2, size=16, seed=0, workers=1)
     next(batches)
-    print("read", flush=True)
+    print(cv2.getNumThreads(), flush=True)
 """
 
 
@@ -348,6 +357,6 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
 
 
-def test_a_program_may_end_without_closing(program: list[str]) -> None:
+def test_a_program_keeps_its_opencv_threads_and_may_end_without_closing(program: list[str]) -> None:
     done = subprocess.run(program, capture_output=True, text=True, timeout=60, env=environment())
-    assert (done.returncode, done.stdout, done.stderr) == (0, "read\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")

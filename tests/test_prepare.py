@@ -1,5 +1,5 @@
-"""Prepared sets: what was read from a folder or zip is read from them again, by this package and by TFDS alone, and
-whatever stops their making, nothing half made is left."""
+"""Prepared sets hold what their folder or archive holds, for this package and for TFDS alone; a set that cannot be
+completed leaves nothing."""
 
 import fcntl
 import io
@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from helpers.made_sets import drawing, picture, to_jpeg, write_set, zipped
+from helpers.made_sets import noise_image, rectangle_mask, to_jpeg, write_set, zipped
 from PIL import ExifTags, Image
-from scipy.io import savemat
 
 from purinet_jax.commands.main import main
-from purinet_jax.data import builders, superpixel_files
+from purinet_jax.data import builders
 from purinet_jax.data.images import read_grey, read_rgb, to_png
-from purinet_jax.data.pairs import check_pairs, open_pairs
+from purinet_jax.data.pairs import Pairs, check_pairs, open_pairs
 from purinet_jax.data.pipeline import training_batches
 from purinet_jax.data.prepare import default_output, prepare
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, SETS, TWINS
@@ -52,7 +51,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Both splits of DUTS: what they were made of, and the set."""
     root = tmp_path_factory.mktemp("prepared")
     write_duts(root / "data")
-    result = prepare("duts", root / "data", root / "sets", workers=0, progress=False)
+    result = prepare("duts", root / "data", root / "sets", progress=False)
     return root / "data", Path(result["path"])
 
 
@@ -82,34 +81,14 @@ def test_prepared_set_is_the_data_it_was_made_of(prepared: tuple[Path, Path]) ->
     assert sorted(entry.name for entry in path.iterdir()) == ["1.0.0"]
 
 
-def test_stored_superpixels_are_used(prepared: tuple[Path, Path], tmp_path: Path) -> None:
-    data, path = prepared
-    source = open_pairs(data / "DUTS-TR", superpixels="slic", superpixel_fallback=tmp_path)
-    found = open_pairs(f"{path}:train", superpixels="slic")
-    assert not list(path.parent.glob("*.superpixels"))
-    for index in (2, 0):
-        labels = found.subset([index])[0]["superpixels"]
-        assert labels.dtype == np.int32
-        np.testing.assert_array_equal(labels, source[index]["superpixels"])
-    # Those the user names come before those that are stored.
-    own = tmp_path / "own"
-    own.mkdir()
-    for name in NAMES:
-        (own / f"{name}.png").write_bytes(to_png(np.full((24, 32), 7, np.uint8)))
-    assert (open_pairs(f"{path}:train", superpixels=own)[0]["superpixels"] == 7).all()
-
-
-def test_batches_of_a_prepared_set_are_those_of_its_data(prepared: tuple[Path, Path], tmp_path: Path) -> None:
+def test_batches_of_a_prepared_set_are_those_of_its_data(prepared: tuple[Path, Path]) -> None:
     data, path = prepared
     batches = []
-    for pairs, workers in (
-        (open_pairs(data / "DUTS-TR", superpixels="slic", superpixel_fallback=tmp_path), 0),
-        (open_pairs(f"{path}:train", superpixels="slic"), 1),
-    ):
+    for pairs, workers in ((open_pairs(data / "DUTS-TR"), 0), (open_pairs(f"{path}:train"), 1)):
         with training_batches(pairs, batch_size=2, size=16, seed=0, workers=workers, prefetch=1) as reader:
             batches.append([next(reader) for _ in range(3)])
     for first, second in zip(*batches, strict=True):
-        assert first.keys() == second.keys() == {"image", "mask", "superpixels", "index"}
+        assert first.keys() == second.keys() == {"image", "mask", "index"}
         for key in first:
             np.testing.assert_array_equal(first[key], second[key])
 
@@ -148,14 +127,12 @@ def test_builders(tmp_path: Path, name: str) -> None:
     for split in known.counts:
         source = read.as_data_source(split)
         assert len(source) == 3
-        pairs = open_pairs(manual / f"{known.name}-{split}", superpixels="slic", superpixel_fallback=tmp_path)
+        pairs = open_pairs(manual / f"{known.name}-{split}")
         for index, example in enumerate(source):
-            assert set(example) == {"image", "mask", "name", "superpixels"}
+            assert set(example) == {"image", "mask", "name"}
             assert example["name"].decode() == pairs.names[index]
             np.testing.assert_array_equal(example["image"], pairs[index]["image"])
-            np.testing.assert_array_equal(example["mask"][..., 0], drawing(index))
-            np.testing.assert_array_equal(example["superpixels"][..., 0], pairs[index]["superpixels"])
-            assert example["superpixels"].dtype == np.uint16
+            np.testing.assert_array_equal(example["mask"][..., 0], rectangle_mask(index))
         assert open_pairs(f"{made / name}:{split}").fingerprint == pairs.fingerprint
     assert sorted(entry.name for entry in made.iterdir()) in ([name], ["downloads", name])
 
@@ -166,28 +143,72 @@ def test_builder_says_what_it_looks_for(tmp_path: Path) -> None:
         builder.download_and_prepare()
 
 
-@pytest.mark.parametrize(
-    ("chosen", "kind"), [("slic", "slic"), (None, "none")], ids=["with superpixels", "without superpixels"]
-)
-def test_plain_tfds_reads_a_prepared_set(data: Path, tmp_path: Path, chosen: str | None, kind: str) -> None:
-    result = prepare("DUTS", data, tmp_path / "sets", superpixels=chosen, workers=0, progress=False)
-    assert result["superpixels"] == kind
+def test_plain_tfds_reads_a_prepared_set(prepared: tuple[Path, Path]) -> None:
+    data, path = prepared
     for builder in (
-        tfds.builder("duts", data_dir=tmp_path / "sets"),
-        tfds.builder_from_directory(tmp_path / "sets" / "duts" / "1.0.0"),
+        tfds.builder("duts", data_dir=path.parent),
+        tfds.builder_from_directory(path / "1.0.0"),
     ):
         example = builder.as_data_source("train")[1]
-        assert ("superpixels" in example) == (chosen is not None)
         np.testing.assert_array_equal(example["image"], open_pairs(data / "DUTS-TR")[1]["image"])
-    found = open_pairs(f"{result['path']}:train", superpixels="slic")
-    assert found[0]["superpixels"].max() > 10  # those of a set without are computed, as for any other data
-    assert (tmp_path / "sets" / "duts:train.superpixels").exists() == (chosen is None)
+
+
+class BuilderOfRelease02(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Writes a set with the features and metadata of release 0.2, which stored superpixels."""
+
+    name = "duts"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, source: Pairs, folder: Path) -> None:
+        self.source = source
+        super().__init__(data_dir=folder, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        images = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+            "superpixels": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png"),
+        }
+        features = tfds.features.FeaturesDict({**images, "name": tfds.features.Text()})
+        metadata = tfds.core.MetadataDict()
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True, metadata=metadata)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        split = {
+            "names": self.source.names,
+            "sizes": self.source.sizes,
+            "left_out": [],
+            "source": self.source.fingerprint,
+        }
+        self.info.metadata.update(superpixels="slic", splits={"test": split})
+        superpixels = to_png(np.zeros((24, 32), np.uint16))
+        records = [builders.record(self.source, index) | {"superpixels": superpixels} for index in range(3)]
+        return {"test": enumerate(records)}
+
+    def _generate_examples(self) -> None:
+        raise NotImplementedError
+
+
+def test_a_set_that_release_0_2_prepared_is_still_read(data: Path, tmp_path: Path) -> None:
+    source = open_pairs(data / "DUTS-TE")
+    BuilderOfRelease02(source, tmp_path / "sets").download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    path = tmp_path / "sets" / "duts"
+    found = open_pairs(path)
+    assert found.fingerprint == source.fingerprint
+    assert found.superpixels is None
+    assert set(found[2]) == {"image", "mask", "index"}
+    for key, value in source[2].items():
+        np.testing.assert_array_equal(found[2][key], value)  # type: ignore[literal-required]
+    assert set(tfds.builder("duts", data_dir=path.parent).as_data_source("test")[0]) >= {"image", "superpixels"}
+    assert not prepare("duts", data / "DUTS-TE", path.parent, progress=False)["built"]
 
 
 def test_one_split_needs_no_name(tmp_path: Path) -> None:
     write_set(tmp_path / "ECSSD" / "images", tmp_path / "ECSSD" / "ground_truth_mask", *NAMES)
     archive = zipped(tmp_path / "ECSSD", tmp_path / "ECSSD.zip")
-    result = prepare("ecssd", archive, tmp_path, superpixels=None, workers=0, progress=False)
+    result = prepare("ecssd", archive, tmp_path, progress=False)
     found = open_pairs(result["path"])
     assert found.fingerprint == open_pairs(archive).fingerprint
     assert found.image_path(0) == f"{result['path']}/image/a"
@@ -201,7 +222,7 @@ import tensorflow_datasets as tfds
 from purinet_jax.data.pairs import open_pairs
 from purinet_jax.data.prepare import prepare
 if __name__ == "__main__":
-    result = prepare("duts", sys.argv[1], sys.argv[2], superpixels=None, workers=1, progress=False)
+    result = prepare("duts", sys.argv[1], sys.argv[2]  , progress=False)
     open_pairs(result["path"] + ":train")[0]
     tfds.builder("duts", data_dir=sys.argv[2]).as_data_source("test")[0]
     assert "tensorflow" not in sys.modules
@@ -219,7 +240,7 @@ def turned() -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     buffer = io.BytesIO()
-    Image.fromarray(picture(0)).save(buffer, "JPEG", exif=exif)
+    Image.fromarray(noise_image(0)).save(buffer, "JPEG", exif=exif)
     return buffer.getvalue()
 
 
@@ -230,34 +251,34 @@ def saved(array: np.ndarray, mode: str, kind: str, **options: Any) -> bytes:
 
 
 def sixteen_bits(colours: bool) -> bytes:
-    """A 16-bit PNG of `picture` or `drawing`, its low bytes other than its high ones."""
+    """A 16-bit PNG of `noise_image` or `rectangle_mask`, its low bytes other than its high ones."""
     import cv2
 
-    array = picture(0)[..., ::-1] if colours else drawing(0)
+    array = noise_image(0)[..., ::-1] if colours else rectangle_mask(0)
     return cv2.imencode(".png", array.astype(np.uint16) * 256 + 17)[1].tobytes()
 
 
 IMAGES: dict[str, tuple[Callable[[], bytes], str, bool]] = {
-    "jpeg": (lambda: to_jpeg(picture(0)), ".jpg", True),
-    "grey jpeg": (lambda: saved(picture(0), "L", "JPEG"), ".jpg", True),
-    "png": (lambda: to_png(picture(0)), ".png", True),
-    "grey png": (lambda: to_png(picture(0)[..., 0]), ".png", True),
+    "jpeg": (lambda: to_jpeg(noise_image(0)), ".jpg", True),
+    "grey jpeg": (lambda: saved(noise_image(0), "L", "JPEG"), ".jpg", True),
+    "png": (lambda: to_png(noise_image(0)), ".png", True),
+    "grey png": (lambda: to_png(noise_image(0)[..., 0]), ".png", True),
     "turned jpeg": (turned, ".jpg", False),
-    "cmyk jpeg": (lambda: saved(picture(0), "CMYK", "JPEG"), ".jpg", False),
-    "palette png": (lambda: saved(picture(0), "P", "PNG"), ".png", False),
-    "png with alpha": (lambda: saved(picture(0), "RGBA", "PNG"), ".png", False),
-    "transparent png": (lambda: saved(picture(0), "RGB", "PNG", transparency=(1, 2, 3)), ".png", False),
+    "cmyk jpeg": (lambda: saved(noise_image(0), "CMYK", "JPEG"), ".jpg", False),
+    "palette png": (lambda: saved(noise_image(0), "P", "PNG"), ".png", False),
+    "png with alpha": (lambda: saved(noise_image(0), "RGBA", "PNG"), ".png", False),
+    "transparent png": (lambda: saved(noise_image(0), "RGB", "PNG", transparency=(1, 2, 3)), ".png", False),
     "16-bit png": (lambda: sixteen_bits(True), ".png", False),
-    "bmp": (lambda: saved(picture(0), "RGB", "BMP"), ".bmp", False),
+    "bmp": (lambda: saved(noise_image(0), "RGB", "BMP"), ".bmp", False),
 }
 MASKS: dict[str, tuple[Callable[[], bytes], str, bool]] = {
-    "png": (lambda: to_png(drawing(0)), ".png", True),
-    "zeros and ones": (lambda: to_png(drawing(0) // 255), ".png", False),
-    "rgb png": (lambda: saved(drawing(0), "RGB", "PNG"), ".png", False),
-    "one bit": (lambda: saved(drawing(0), "1", "PNG"), ".png", False),
-    "jpeg": (lambda: to_jpeg(drawing(0)), ".jpg", False),
+    "png": (lambda: to_png(rectangle_mask(0)), ".png", True),
+    "zeros and ones": (lambda: to_png(rectangle_mask(0) // 255), ".png", False),
+    "rgb png": (lambda: saved(rectangle_mask(0), "RGB", "PNG"), ".png", False),
+    "one bit": (lambda: saved(rectangle_mask(0), "1", "PNG"), ".png", False),
+    "jpeg": (lambda: to_jpeg(rectangle_mask(0)), ".jpg", False),
     "16-bit png": (lambda: sixteen_bits(False), ".png", False),
-    "with alpha": (lambda: saved(drawing(0), "LA", "PNG"), ".png", False),
+    "with alpha": (lambda: saved(rectangle_mask(0), "LA", "PNG"), ".png", False),
 }
 
 
@@ -271,7 +292,7 @@ def test_every_reader_sees_the_same_image(tmp_path: Path, image: str) -> None:
 @pytest.mark.parametrize("mask", MASKS)
 def test_every_reader_sees_the_same_mask(tmp_path: Path, mask: str) -> None:
     make, ending, kept = MASKS[mask]
-    assert_stored(tmp_path, to_jpeg(picture(0)), ".jpg", make(), ending, "mask", kept)
+    assert_stored(tmp_path, to_jpeg(noise_image(0)), ".jpg", make(), ending, "mask", kept)
 
 
 def assert_stored(
@@ -293,61 +314,41 @@ def assert_stored(
 
 
 class Stop(BaseException):
-    """What Ctrl-C does, at a moment the test chooses."""
+    """Stops the building, as Ctrl-C does."""
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, count: int | None) -> list[int]:
-    """Makes the computing of superpixels stop after so many images; returns the list of their numbers."""
-    computed: list[int] = []
-    original = superpixel_files.slic_labels
-
-    def counted(*arguments: Any) -> np.ndarray:
-        if len(computed) == count:
-            raise Stop
-        computed.append(len(computed))
-        return original(*arguments)
-
-    monkeypatch.setattr(superpixel_files, "slic_labels", counted)
-    return computed
-
-
-def test_going_on_after_a_stop(
-    data: Path, tmp_path: Path, prepared: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_leaves_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets, temporary = tmp_path / "sets", tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    with monkeypatch.context() as patched:
-        assert stop_after(patched, 4) == []
-        with pytest.raises(Stop):
-            prepare("duts", data, sets, workers=0, progress=False)
-    assert [entry.name for entry in sets.iterdir()] == ["duts.part"]
-    assert len(list(sets.rglob("*.png"))) == 4
-    # After a kill there is what TFDS had begun to write as well.
+    # A kill leaves what TFDS had begun to write.
     unfinished = sets / "duts.part" / "duts" / "incomplete.1_1.0.0"
     unfinished.mkdir(parents=True)
     (unfinished / "duts-train.array_record").write_bytes(b"half")
-    computed = stop_after(monkeypatch, None)
-    result = prepare("duts", data, sets, workers=0, progress=False)
-    assert len(computed) == 2
-    assert result["built"]
-    assert not list(temporary.iterdir())
+
+    def stop(pairs: Pairs, index: int) -> dict[str, bytes | str]:
+        if index == 2:
+            raise Stop
+        return original(pairs, index)
+
+    original = builders.record
+    monkeypatch.setattr(builders, "record", stop)
+    with pytest.raises(Stop):
+        prepare("duts", data, sets, progress=False)
+    assert list(sets.iterdir()) == []
+    monkeypatch.setattr(builders, "record", original)
+    assert prepare("duts", data, sets, progress=False)["built"]
     assert [entry.name for entry in sets.iterdir()] == ["duts"]
-    first, second = everything(prepared[1]), everything(sets / "duts")
-    assert first.keys() == second.keys()
-    assert first["1.0.0/metadata.json"] == second["1.0.0/metadata.json"]
-    for index in range(3):
-        pairs = [open_pairs(f"{path}:test", superpixels="slic") for path in (prepared[1], sets / "duts")]
-        np.testing.assert_array_equal(pairs[0][index]["superpixels"], pairs[1][index]["superpixels"])
+    assert list(temporary.iterdir()) == []
 
 
 def test_second_run_does_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = tmp_path / "sets"
-    first = prepare("duts", data, sets, workers=0, progress=False)
+    first = prepare("duts", data, sets, progress=False)
     before = everything(sets)
     (sets / "duts.part").mkdir()  # as a kill between the last two acts leaves it
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", None)
-    second = prepare("duts", data, sets, workers=0, progress=False)
+    second = prepare("duts", data, sets, progress=False)
     assert (first.pop("built"), second.pop("built")) == (True, False)
     assert first == second
     assert everything(sets) == before
@@ -356,26 +357,26 @@ def test_second_run_does_nothing(data: Path, tmp_path: Path, monkeypatch: pytest
     assert not prepare("duts", zipped(data, tmp_path / "all.zip"), sets, progress=False)["built"]
 
 
-def test_another_set_in_its_place(data: Path, tmp_path: Path) -> None:
+def test_another_set_at_the_same_path(data: Path, tmp_path: Path) -> None:
     sets = tmp_path / "sets"
-    prepare("duts", data, sets, superpixels=None, workers=0, progress=False)
+    prepare("duts", data, sets, progress=False)
     before = everything(sets)
-    with pytest.raises(InputError, match=r"1\.0\.0: holds a set already, with superpixels none instead of slic"):
-        prepare("duts", data, sets, progress=False)
-    with pytest.raises(InputError, match=r"the splits train and test instead of test; remove it"):
-        prepare("duts", data / "DUTS-TE", sets, superpixels=None, progress=False)
+    with pytest.raises(
+        InputError, match=r"1\.0\.0: holds a set already, with the splits train and test instead of test"
+    ):
+        prepare("duts", data / "DUTS-TE", sets, progress=False)
     write_duts(data, "TE", names=("a", "b", "c", "d"))
     with pytest.raises(InputError, match=r"with test of other data"):
-        prepare("duts", data, sets, superpixels=None, progress=False)
+        prepare("duts", data, sets, progress=False)
     (sets / "duts" / "1.0.0" / "metadata.json").write_text("{}")
     with pytest.raises(InputError, match="not a data set that `purinet prepare` wrote, or a damaged one"):
-        prepare("duts", data, sets, superpixels=None, progress=False)
+        prepare("duts", data, sets, progress=False)
     (sets / "duts" / "1.0.0" / "metadata.json").write_bytes(before["duts/1.0.0/metadata.json"])
     assert everything(sets) == before
 
 
 def test_shortfalls_are_named(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    prepare("duts", data / "DUTS-TE", tmp_path / "sets", superpixels=None, workers=0, progress=False)
+    prepare("duts", data / "DUTS-TE", tmp_path / "sets", progress=False)
     assert caplog.messages == ["DUTS train: absent (10,553 pairs)", "DUTS test: 3 of 5,019 pairs"]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
@@ -386,16 +387,16 @@ def test_bad_files(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (data / "DUTS-TE" / "DUTS-TE-Mask" / "a.png").write_bytes(b"")
     sets = tmp_path / "sets"
     with pytest.raises(InputError, match="3 of 6 pairs cannot be used"):
-        prepare("duts", data, sets, workers=0, progress=False)
+        prepare("duts", data, sets, progress=False)
     named = [message for message in caplog.messages if str(data) in message]
     assert [len([message for message in named if part in message]) for part in ("b.jpg", "c.png", "a.png")] == [1, 1, 1]
     assert not sets.exists()
-    result = prepare("duts", data, sets, skip_bad=True, workers=0, progress=False)
+    result = prepare("duts", data, sets, skip_bad=True, progress=False)
     assert result["splits"] == {
         "train": {"pairs": 1, "expected": 10_553, "left_out": ["b", "c"]},
         "test": {"pairs": 2, "expected": 5_019, "left_out": ["a"]},
     }
-    test = open_pairs(f"{result['path']}:test", superpixels="slic")
+    test = open_pairs(f"{result['path']}:test")
     assert test.names == ("b", "c")
     assert test.fingerprint == open_pairs(data / "DUTS-TE").subset([1, 2]).fingerprint
     assert check_pairs(test, progress=False) == []
@@ -403,46 +404,29 @@ def test_bad_files(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture)
     (data / "DUTS-TE" / "DUTS-TE-Mask" / "b.png").write_bytes(b"")
     (data / "DUTS-TE" / "DUTS-TE-Mask" / "c.png").write_bytes(b"")
     with pytest.raises(InputError, match="none of 3 pairs can be used"):
-        prepare("duts", data, tmp_path / "other", skip_bad=True, workers=0, progress=False)
-
-
-def test_given_superpixels(data: Path, tmp_path: Path) -> None:
-    own, sets = tmp_path / "own", tmp_path / "sets"
-    own.mkdir()
-    labels = np.arange(24 * 32).reshape(24, 32) * 80
-    for name in NAMES[:2]:
-        savemat(own / f"{name}.mat", {"sp": labels + 1})
-    with pytest.raises(InputError, match="no superpixels for 1 image: c"):
-        prepare("duts", data, sets, superpixels=own, workers=0, progress=False)
-    savemat(own / "c.mat", {"sp": labels * 2})
-    with pytest.raises(InputError, match=r"c\.jpg: its superpixels reach label 122720, above 65535"):
-        prepare("duts", data, sets, superpixels=own, workers=0, progress=False)
-    assert not list(sets.iterdir())
-    savemat(own / "c.mat", {"sp": labels})
-    result = prepare("duts", data, sets, superpixels=own, workers=1, progress=False)
-    assert result["superpixels"] == "given"
-    np.testing.assert_array_equal(open_pairs(f"{result['path']}:train", superpixels="slic")[2]["superpixels"], labels)
+        prepare("duts", data, tmp_path / "other", skip_bad=True, progress=False)
 
 
 def test_too_little_space(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     size = sum(file.stat().st_size for file in data.rglob("*.*"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size - 1))
     with pytest.raises(InputError, match="MB are needed, but 0 MB are free"):
-        prepare("duts", data, tmp_path / "sets", workers=0, progress=False)
+        prepare("duts", data, tmp_path / "sets", progress=False)
     assert not (tmp_path / "sets").exists()
-    prepare("duts", data, tmp_path / "sets", superpixels=None, workers=0, progress=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+    prepare("duts", data, tmp_path / "sets", progress=False)
 
 
-def test_places_that_cannot_be_used(data: Path, tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_used(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/duts\.part: cannot be written to: Not a directory"):
-        prepare("duts", data, tmp_path / "file", superpixels=None, workers=0, progress=False)
+        prepare("duts", data, tmp_path / "file", progress=False)
     work = tmp_path / "sets" / "duts.part"
     work.mkdir(parents=True)
     with (work / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another process is preparing this data set"):
-            prepare("duts", data, tmp_path / "sets", superpixels=None, workers=0, progress=False)
+            prepare("duts", data, tmp_path / "sets", progress=False)
     with pytest.raises(InputError, match="imagenet: no such data set; known are duts, ecssd, dut_omron"):
         prepare("imagenet", data, tmp_path)
 
@@ -502,7 +486,7 @@ def test_command(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     sets = tmp_path / "sets"
-    command = ["prepare", "duts", "--data", str(data), "--output", str(sets), "--superpixels", "none", "--quiet"]
+    command = ["prepare", "duts", "--data", str(data), "--output", str(sets), "--quiet"]
     assert main([*command, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["built"]
@@ -510,8 +494,8 @@ def test_command(
     assert result["bytes"] == sum(map(len, everything(sets).values()))
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert "train 3 of 10,553 pairs, test 3 of 5,019 pairs, no superpixels" in text
-    assert "there already, nothing to do" in text
+    assert "train 3 of 10,553 pairs, test 3 of 5,019 pairs, " in text
+    assert "exists already, nothing to do" in text
     for line in text.splitlines():
         if "--data" in line:
             assert len(open_pairs(line.split("--data ")[1].removesuffix(" …"))) == 3

@@ -1,5 +1,4 @@
-"""Published data sets in what a user has of them: the authors' archives, what was unpacked from them, mirrors, and
-folders with all of it beside other data sets."""
+"""Published data sets are found in the authors' archives, unpacked folders, mirrors, and folders of all of these."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Data sets: reading and writing image files, pairs of image and mask, augmentation, batches."""
+"""Data sets: image files, pairs of image and mask, augmentation, batches."""
 
 from purinet_jax.data.augment import augment, resize_image, resize_labels
 from purinet_jax.data.images import check_image, read_mask, read_rgb, to_png

@@ -1,6 +1,7 @@
-"""Archives that data sets come in, zip and tar, read without being unpacked to a folder: the bytes of a file by its
-path inside. They are strangers' files and are not trusted: what leaves the folder, links elsewhere, is encrypted or
-claims to unpack to more than is sensible is refused with a line that names it.
+"""Data sets in zip and tar files, read without unpacking them to a folder.
+
+Archives are not trusted: a member that leaves the folder, is a link, is encrypted, or claims to unpack to more than is
+sensible raises an `InputError` that names it.
 """
 
 import gzip
@@ -20,19 +21,19 @@ from typing import Any, Generic, TypeVar
 
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
+from purinet_jax.files import reason
+from purinet_jax.zip_files import read_member
 
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
-"""Endings, in lower case, by which an archive is recognised in a folder."""
+"""File name extensions, in lower case, by which an archive is recognised in a folder."""
 
-_MEMBER_LIMIT = 1 << 30  # bytes; no image of permitted size comes near, and an archive can claim anything
-# What a compressed tar may unpack to: images hardly shrink.
-_INFLATION = 100
-# More than a header that tarfile reads in one go can need; names that claim to be longer are there to fill memory.
-_HEADER_LIMIT = 1 << 20
+_MEMBER_LIMIT = 1 << 30  # bytes; far above any image of permitted size
+_INFLATION = 100  # times a compressed tar's size; images hardly compress
+_HEADER_LIMIT = 1 << 20  # bytes; more than any honest header needs
 
-# By their first bytes, those that no library of Python's reads without another program.
+# By their first bytes, the archives that Python's libraries cannot read without another program.
 _UNREADABLE = {
     b"Rar!\x1a\x07": "rar",
     b"7z\xbc\xaf\x27\x1c": "7z",
@@ -44,7 +45,7 @@ _Opened = TypeVar("_Opened")
 
 
 class OncePerProcess(Generic[_Opened]):
-    """Opens something when it is first asked for, once per process: handles go into no worker process."""
+    """Opens something at the first `get` in each process, because handles cannot be sent to worker processes."""
 
     def __init__(self, opening: Callable[[], _Opened]) -> None:
         self._opening = opening
@@ -59,7 +60,7 @@ class OncePerProcess(Generic[_Opened]):
 
 
 class Zip:
-    """A zip file, read in place."""
+    """A zip file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,10 +75,10 @@ class Zip:
         except zipfile.BadZipFile as error:
             raise InputError(f"{self.path}: not a zip file, or a damaged one: {error}") from error
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+            raise InputError(f"{self.path}: cannot be read: {reason(error)}") from error
 
     def images(self) -> list[tuple[str, int]]:
-        """Paths inside of the image files, with forward slashes, and their sizes in bytes.
+        """Lists the image files: paths inside with forward slashes, and sizes in bytes.
 
         Raises:
           InputError: this is no zip, or a member leaves the folder or is encrypted.
@@ -85,23 +86,23 @@ class Zip:
         found = []
         for member in self._archive.get().infolist():
             raw = member.orig_filename
-            _check_place(self.path, raw)
+            _check_member_path(self.path, raw)
             if member.is_dir():
                 continue
             if member.flag_bits & 1:
                 raise InputError(f"{self.path}: the member {raw!r} is encrypted")
-            if is_wanted(member.filename):
+            if is_image_path(member.filename):
                 found.append((member.filename, member.file_size))
         return found
 
     def read(self, member: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
+        """Returns the bytes of a file. Raises an InputError that names it."""
         archive = self._archive.get()
         try:
             information = archive.getinfo(member)
             if information.file_size > _MEMBER_LIMIT:
                 raise InputError(f"{self.path}/{member}: unpacks to {information.file_size:,} bytes")
-            return archive.read(information)
+            return read_member(archive, information)
         except InputError:
             raise
         except Exception as error:  # a damaged zip raises BadZipFile, zlib.error, EOFError, OSError, KeyError …
@@ -110,14 +111,14 @@ class Zip:
 
 @dataclass(frozen=True)
 class _Contents:
-    """Where a tar's images lie: `file` is the tar without compression, `members` are offset and size by path inside."""
+    """A tar's images: `file` is the tar without compression, `members` are offset and size by path inside."""
 
     file: Path
     members: dict[str, tuple[int, int]]
 
 
 class Tar:
-    """A tar file, read in place; one that is compressed by gzip is decompressed once, into a temporary file."""
+    """A tar file; one that is compressed by gzip is decompressed once, into a temporary file."""
 
     def __init__(self, path: Path, contents: _Contents | None = None) -> None:
         """Names the tar.
@@ -131,7 +132,7 @@ class Tar:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A process that works for this one ends before it, and reads the same temporary file.
+        # A worker process ends before this one, so it can read the same temporary file.
         return Tar, (self.path, self._known)
 
     def _contents(self) -> _Contents:
@@ -143,16 +144,15 @@ class Tar:
                 except InputError:
                     raise
                 except Exception as error:  # a damaged tar raises TarError, zlib.error, EOFError, OSError …
-                    reason = getattr(error, "strerror", None) or error
-                    raise InputError(f"{self.path}: not a tar file, or a damaged one: {reason}") from error
+                    raise InputError(f"{self.path}: not a tar file, or a damaged one: {reason(error)}") from error
             return self._known
 
     def _decompressed(self) -> Path:
-        """The tar without compression, a temporary file that goes with this object."""
+        """Returns a temporary file with the tar without compression, which is deleted along with this object."""
         limit = _MEMBER_LIMIT + _INFLATION * self.path.stat().st_size
         descriptor, name = tempfile.mkstemp(prefix="purinet-", suffix=".tar")
         weakref.finalize(self, Path(name).unlink, missing_ok=True)
-        logger.info("%s: decompressed into a temporary file of its own", self.path)
+        logger.info("%s: decompressed into a temporary file", self.path)
         with gzip.open(self.path) as source, open(descriptor, "wb") as target:
             while chunk := source.read(1 << 20):
                 if target.tell() + len(chunk) > limit:
@@ -165,19 +165,19 @@ class Tar:
         with _Headers(self.path, plain) as headers, tarfile.open(fileobj=headers, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them, a kilobyte each
-                _check_place(self.path, member.name)
+                _check_member_path(self.path, member.name)
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
-                    what = "a link" if member.islnk() or member.issym() else "not a plain file"
-                    raise InputError(f"{self.path}: the member {member.name!r} is {what}")
+                    kind = "a link" if member.islnk() or member.issym() else "not a plain file"
+                    raise InputError(f"{self.path}: the member {member.name!r} is {kind}")
                 name = str(PurePosixPath(member.name))  # without the "./" of `tar c .`
-                if is_wanted(name):
+                if is_image_path(name):
                     found[name] = member.offset_data, member.size
         return found
 
     def images(self) -> list[tuple[str, int]]:
-        """Paths inside of the image files, with forward slashes, and their sizes in bytes.
+        """Lists the image files: paths inside with forward slashes, and sizes in bytes.
 
         Raises:
           InputError: this is no tar, or a member leaves the folder, is a link or no file.
@@ -185,7 +185,7 @@ class Tar:
         return [(name, size) for name, (_, size) in self._contents().members.items()]
 
     def read(self, member: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
+        """Returns the bytes of a file. Raises an InputError that names it."""
         contents = self._contents()
         if member not in contents.members:
             raise InputError(f"{self.path}/{member}: not in the tar")
@@ -197,14 +197,14 @@ class Tar:
                 file.seek(offset)
                 data = file.read(size)
         except OSError as error:
-            raise InputError(f"{self.path}/{member}: cannot be read: {error.strerror or error}") from error
+            raise InputError(f"{self.path}/{member}: cannot be read: {reason(error)}") from error
         if len(data) != size:
             raise InputError(f"{self.path}/{member}: damaged in the tar: it ends early")
         return data
 
 
 class _Headers(io.BufferedReader):
-    """A file as tarfile needs it to find members: contents are passed over, and no header is longer than it may be."""
+    """A file that tarfile finds members in, without headers that are long only to fill memory."""
 
     def __init__(self, path: Path, plain: Path) -> None:
         super().__init__(io.FileIO(plain))
@@ -217,7 +217,7 @@ class _Headers(io.BufferedReader):
 
 
 def open_archive(path: Path) -> Zip | Tar:
-    """A zip or tar, told by its first bytes. Raises InputError for those that must be unpacked first."""
+    """Opens a zip or tar, told apart by its first bytes. Raises InputError for kinds that must be unpacked first."""
     for signature, kind in _UNREADABLE.items():
         if _starts_with(path, signature):
             raise InputError(f"{path}: a {kind} archive, which is not read; unpack it (unar {path.name}) first")
@@ -225,22 +225,22 @@ def open_archive(path: Path) -> Zip | Tar:
 
 
 def without_ending(name: str) -> str:
-    """An archive's name without what says so: "DUTS-TE" of `DUTS-TE.zip` and of `DUTS-TE.tar.gz`."""
+    """Strips an archive's extension: "DUTS-TE" for `DUTS-TE.zip` and for `DUTS-TE.tar.gz`."""
     return re.sub(r"(\.(zip|tar|tar\.gz|tgz))+$", "", name, flags=re.IGNORECASE)
 
 
-def is_wanted(member: str) -> bool:
-    """Whether a path inside an archive is that of an image which is to be seen."""
-    return member.lower().endswith(EXTENSIONS) and not any(map(is_ignored, member.split("/")))
+def is_image_path(path: str) -> bool:
+    """Whether a path inside a data set is that of an image file, and no part of it is ignored."""
+    return path.lower().endswith(EXTENSIONS) and not any(map(is_ignored, path.split("/")))
 
 
 def is_ignored(name: str) -> bool:
-    """Hidden files, what a Mac adds to zips, and superpixels that were computed beside a data set."""
+    """Whether a file or folder is hidden, added by macOS, or holds superpixels that release 0.2 stored."""
     return name.startswith((".", "__MACOSX")) or name.endswith(".superpixels")
 
 
-def _check_place(path: Path, member: str) -> None:
-    # Nothing is ever unpacked to a path; but an archive with such names was made to harm, and is not trusted.
+def _check_member_path(path: Path, member: str) -> None:
+    # Nothing is unpacked to a path, but an archive with such names was made to harm.
     if "\\" in member or member.startswith("/") or re.match("[A-Za-z]:", member) or ".." in member.split("/"):
         raise InputError(f"{path}: the member {member!r} leaves the folder")
 
@@ -251,4 +251,4 @@ def _starts_with(path: Path, signature: bytes, offset: int = 0) -> bool:
             file.seek(offset)
             return file.read(len(signature)) == signature
     except OSError:
-        return False  # said when it is read
+        return False  # reading it raises the error

@@ -1,6 +1,7 @@
-"""Augmentation as plain functions on NumPy arrays, always of image, mask and superpixels together: the
-released one (squash to a square, mirror, turn by a few degrees) and, for better recipes, random crops and
-colour jitter. Images stay uint8; the device normalises them.
+"""Augmentation as plain functions on NumPy arrays, applied alike to image, mask and superpixels.
+
+The released code's (resizing to a square, mirroring, rotating by a few degrees) and, for better recipes, random crops
+and colour jitter. Images stay uint8; the device normalises them.
 """
 
 import math
@@ -10,13 +11,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# The pipeline runs several examples side by side already; OpenCV's own threads would only compete with them.
-cv2.setNumThreads(0)
-
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes an image as the released code does, by Pillow's bilinear filter: pixel centres aligned,
-    smoothed where it shrinks. OpenCV's does not smooth, and moves the network's answers by up to 22 of 255.
+    """Resizes an image as the released code does, by Pillow's bilinear filter.
+
+    It aligns pixel centres and smooths images that shrink. OpenCV's filter does not smooth, which changes the
+    network's predictions by up to 22 of 255.
 
     Args:
       image: uint8 [rows, columns, channels] or [rows, columns].
@@ -30,7 +30,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes a mask or superpixels: each pixel takes the label nearest to its centre.
+    """Resizes a mask or superpixels: each pixel gets the label nearest to its centre.
 
     Args:
       labels: uint8 or int32 [rows, columns].
@@ -40,20 +40,19 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
       [height, width], of the same dtype; no label that was not there before.
     """
-    # INTER_NEAREST takes a pixel's corner for its centre and would shift labels against the image by half a
-    # pixel.
+    # INTER_NEAREST samples at a pixel's corner and would shift labels by half a pixel against the image.
     return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def sampling(height: int, width: int, size: int, mirrored: bool, degrees: float) -> np.ndarray:
-    """Where the pixels of a turned, perhaps mirrored square come from in the image that is squashed to it.
+    """Returns the affine map from a rotated, possibly mirrored square to the image that is resized to it.
 
     Args:
       height: of the image, pixels.
       width: of the image, pixels.
       size: side of the square, pixels.
-      mirrored: whether the square is mirrored left to right before it is turned.
-      degrees: the angle it is turned by about its centre, counter-clockwise.
+      mirrored: whether the square is mirrored left to right before it is rotated.
+      degrees: the angle it is rotated by about its centre, counter-clockwise.
 
     Returns:
       float64 [2, 3]: a pixel (column, row, 1) of the square → a pixel (column, row) of the image.
@@ -67,21 +66,21 @@ def sampling(height: int, width: int, size: int, mirrored: bool, degrees: float)
 
 
 def sample_image(image: np.ndarray, matrix: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Takes a square from an image, bilinearly, zeros filled in from outside; see `sampling`.
+    """Samples a square from an image bilinearly, with zeros outside of it; see `sampling`.
 
-    uint8 [height, width, channels] → uint8 [size, size, channels]; written to `out` where it is given.
+    uint8 [height, width, channels] → uint8 [size, size, channels], written to `out` if given.
     """
     return cv2.warpAffine(image, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def sample_labels(labels: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Takes a square from a mask or superpixels, each pixel the nearest label; see `sampling`.
+    """Samples a square from a mask or superpixels, each pixel the nearest label; see `sampling`.
 
-    uint8 or int32 [height, width] → [size, size], of the same dtype. What comes from outside is 0: ground in a mask,
+    uint8 or int32 [height, width] → [size, size], of the same dtype. Pixels from outside are 0: background in a mask,
     region 0 in superpixels.
     """
-    # OpenCV rounds ties differently for bytes and for wider numbers, but mask and superpixels must agree. 16 bits are
-    # sampled in half of the time that 32 take, to the same pixels.
+    # OpenCV rounds ties differently for bytes and for wider integers, but mask and superpixels must agree; 16 bits are
+    # sampled twice as fast as 32.
     small = labels.dtype == np.uint8 or labels.max() < 2**15
     wide: np.ndarray[Any, Any] = labels.astype(np.int16 if small else np.int32, copy=False)
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
@@ -89,7 +88,7 @@ def sample_labels(labels: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarr
 
 
 def random_crop(height: int, width: int, least: float, generator: np.random.Generator) -> tuple[slice, slice]:
-    """Draws the part of an image that a random resized crop keeps (Szegedy et al. 2015).
+    """Draws the rows and columns that a random resized crop keeps (Szegedy et al. 2015).
 
     Args:
       height: of the image, pixels.
@@ -97,9 +96,6 @@ def random_crop(height: int, width: int, least: float, generator: np.random.Gene
       least: the part's share of the area is uniform between this and 1; its aspect ratio, relative to the
         image's, is log-uniform between 3/4 and 4/3, as far as it fits.
       generator: draws four numbers.
-
-    Returns:
-      Rows and columns.
     """
     area, ratio, top, left = generator.random(4)
     area = least + (1 - least) * area
@@ -122,7 +118,7 @@ def jitter_colours(image: np.ndarray, most: float, generator: np.random.Generato
       uint8 [height, width, 3].
     """
     brightness, contrast, saturation = 1 + most * generator.uniform(-1, 1, 3)
-    # Brightness and contrast (about the mean grey) are one straight line of the value.
+    # Brightness and contrast (about the mean grey) are one linear function of the value.
     middle = brightness * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean()
     table = contrast * brightness * np.arange(256) + (1 - contrast) * middle
     image = cv2.LUT(image, np.clip(np.rint(table), 0, 255).astype(np.uint8))
@@ -143,7 +139,7 @@ def augment(
     jitter: float = 0.0,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Crops, resizes, perhaps mirrors, and turns one example, all its parts alike, and jitters the colours.
+    """Crops, resizes, mirrors and rotates the parts of one example alike, and jitters the image's colours.
 
     Args:
       image: uint8 [height, width, 3].
@@ -155,7 +151,7 @@ def augment(
       rotate: the angle is uniform between minus and plus this many degrees.
       crop: the least share of the area that a random crop keeps; 1 keeps all.
       jitter: the most that brightness, contrast and saturation change; 0 changes nothing.
-      out: uint8 [size, size, 3], where the image goes (a part of a batch: fresh memory costs as much as the sampling);
+      out: uint8 [size, size, 3] to write the image to (a part of a batch: new memory takes as long as the sampling);
         a new array if not given.
 
     Returns:
@@ -175,7 +171,7 @@ def augment(
         out[...] = resize_image(image, size, size)[:, ::step]
         parts = [np.ascontiguousarray(resize_labels(part, size, size)[:, ::step]) for part in parts]
     else:
-        # Everything is sampled once. Only where the image shrinks must it be smoothed first.
+        # All parts are sampled once; only an image that shrinks is smoothed first.
         matrix = sampling(parts[0].shape[0], parts[0].shape[1], size, mirrored, degrees)
         parts = [sample_labels(part, matrix, size) for part in parts]
         if max(image.shape[:2]) > size:

@@ -1,59 +1,51 @@
-"""The seven data sets as TFDS builders, written as ArrayRecord files, which need no TensorFlow. Importing this module
-makes them known to TFDS: `import purinet_jax.data.builders; tfds.builder("duts", data_dir=…).as_data_source("train")`.
+"""The seven data sets as TFDS builders, written as ArrayRecord files, which need no TensorFlow.
+
+Importing this module registers them:
+`import purinet_jax.data.builders; tfds.builder("duts", data_dir=…).as_data_source("train")`.
 """
 
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
-from tqdm import tqdm
 
 from purinet_jax.data import sets
-from purinet_jax.data.images import is_plain, read_grey, read_rgb, read_values, to_png
-from purinet_jax.data.pairs import Pairs, SuperpixelSource, superpixel_kind, superpixel_source
+from purinet_jax.data.images import is_plain, read_grey, read_map, read_rgb, to_png
+from purinet_jax.data.pairs import Pairs
 from purinet_jax.data.sources import find_splits
-from purinet_jax.data.superpixel_files import SuperpixelCache
-from purinet_jax.errors import InputError
-from purinet_jax.workers import worker_processes
+from purinet_jax.devices import usable_cores
+from purinet_jax.progress import progress_bar
+from purinet_jax.workers import in_order
 
 Record = dict[str, bytes | str]
 
 
 class _Info(tfds.core.DatasetInfo):
-    """What TFDS knows of a data set."""
-
     def initialize_from_bucket(self) -> None:
-        """Does nothing: TFDS' own sets are described in a bucket of Google's, and looking there leaves a folder behind
-        in the one for temporary files."""
+        """Does nothing, because looking in TFDS' bucket leaves a temporary folder behind."""
 
 
 class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """What the seven builders share: features, where the data are found, and how examples are made.
+    """The builder of a `SALIENT_SET`. Examples are stored in the order of their names.
 
-    Examples are stored in the order of their names: index i of a split is
-    `info.metadata["splits"][split]["names"][i]`.
+    Index i of a split is `info.metadata["splits"][split]["names"][i]`.
     """
 
     VERSION = tfds.core.Version(sets.VERSION)
-    RELEASE_NOTES: ClassVar = {"1.0.0": "Images, masks in grey values, superpixels, names."}
-    # Nothing is downloaded, and TFDS 4.9.10 needs a package it does not install (importlib_resources) to look for
-    # checksums.
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Images, masks in grey values, names."}
+    # TFDS 4.9.10 needs a package that it does not install (importlib_resources) to look for checksums of downloads.
     url_infos = None
     SALIENT_SET: ClassVar[sets.SalientSet]
 
     def __init__(
         self,
         *,
-        superpixels: str | Path | None = "slic",
         sources: Mapping[str, Pairs] | None = None,
         left_out: Mapping[str, Sequence[int]] | None = None,
-        workers: int = 0,
         progress: bool = False,
         file_format: Any = "array_record",
         **arguments: Any,
@@ -61,42 +53,33 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         """Makes the builder.
 
         Args:
-          superpixels: "slic" to compute them; a folder of `.mat` or `.png` files with the images' names; None for a
-            set without.
-          sources: what to build from, by split; None for what is found in the manual folder.
+          sources: the pairs to build from, by split; None for those found in the manual folder.
           left_out: indices of the pairs of a split to leave out.
-          workers: processes that compute; 0 for none but this one.
-          progress: whether to show a bar of our own, which unlike TFDS' knows the number of pairs.
+          progress: whether to show a bar, which unlike that of TFDS knows the number of pairs.
           file_format: of the files to write.
           **arguments: see `tfds.core.DatasetBuilder`.
         """
-        self._superpixels = superpixels
         self._sources = sources
         self._left_out = left_out or {}
-        self._workers = workers
         self._progress = progress
         super().__init__(file_format=file_format, **arguments)
 
     @property
     def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
-        """Shown by TFDS where the manual folder is missing."""
+        """Shown by TFDS if the manual folder is missing."""
         known = self.SALIENT_SET
-        return f"{known.name} is looked for as {known.archives}, packed or unpacked; see {known.homepage}"
+        return f"{known.name} is expected as {known.archives}, packed or unpacked; see {known.homepage}"
 
     def _info(self) -> tfds.core.DatasetInfo:
         known = self.SALIENT_SET
         features: dict[str, Any] = {
             "image": tfds.features.Image(shape=(None, None, 3), doc="RGB, upright."),
             "mask": tfds.features.Image(
-                shape=(None, None, 1), encoding_format="png", doc="Grey values: 255 is object, 0 is ground."
+                shape=(None, None, 1), encoding_format="png", doc="Grey values: 255 is object, 0 is background."
             ),
-            "name": tfds.features.Text(doc="The file's name without ending."),
+            "name": tfds.features.Text(doc="The file's name without extension."),
         }
-        if self._superpixels is not None:
-            features["superpixels"] = tfds.features.Image(
-                shape=(None, None, 1), dtype=np.uint16, encoding_format="png", doc="Labels from 0."
-            )
-        # A set that is there may have been built with or without superpixels; without features TFDS asks its files.
+        # A set that release 0.2 built may have superpixels as well; without features TFDS reads its files.
         built = (self.data_path / "features.json").exists()
         return _Info(
             builder=self,
@@ -123,39 +106,22 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
                 "left_out": [source.names[index] for index in left_out],
                 "source": source.fingerprint,
             }
-        self.info.metadata.update(superpixels=superpixel_kind(self._superpixels), splits=noted)
+        self.info.metadata.update(splits=noted)
         return {split: self._generate_examples(split, pairs) for split, pairs in kept.items()}
 
     def _download_and_prepare(self, *arguments: Any, **settings: Any) -> None:
-        # From some size on TFDS sorts a split in files, through TensorFlow. Ours are sorted, and fit into memory.
+        # TFDS sorts a large split in files, through TensorFlow; these are sorted already and fit into memory.
         with tfds.core.utils.temporary_assignment(shuffle, "MAX_MEM_BUFFER_SIZE", sys.maxsize):
             super()._download_and_prepare(*arguments, **settings)
 
     def _generate_examples(self, split: str, pairs: Pairs) -> Iterator[tuple[int, Record]]:
-        pairs = replace(pairs, superpixels=self._superpixel_source(split, pairs))
-        with worker_processes(self._workers, record, pairs) as records:
-            made = records(range(len(pairs)))
-            yield from enumerate(tqdm(made, split, len(pairs), unit="pair", disable=not self._progress))
-
-    def _superpixel_source(self, split: str, pairs: Pairs) -> SuperpixelSource | None:
-        if self._superpixels is None:
-            return None
-        if self._superpixels != "slic":
-            return superpixel_source(pairs, self._superpixels)
-        # Kept until the set is built: whatever stops the building, the next one goes on.
-        folder = self._computed / split
-        folder.mkdir(parents=True, exist_ok=True)
-        return SuperpixelCache(folder)
-
-    @property
-    def _computed(self) -> Path:
-        return Path(self.data_dir_root) / f"{self.name}.superpixels"
-
-    def _post_download_and_prepare_hook(self) -> None:
-        shutil.rmtree(self._computed, ignore_errors=True)
+        cores = usable_cores()
+        with ThreadPoolExecutor(cores) as pool:
+            records = in_order(lambda index: pool.submit(record, pairs, index), range(len(pairs)), 4 * cores)
+            yield from enumerate(progress_bar(records, total=len(pairs), shown=self._progress, desc=split, unit="pair"))
 
 
-# A class for each set: TFDS knows builders by their classes' names, of which it makes duts, dut_omron and so on.
+# TFDS derives the builders' names, such as duts and dut_omron, from those of their classes.
 BUILDERS = {
     key: type(
         key.title().replace("_", ""),
@@ -172,31 +138,27 @@ BUILDERS = {
 
 
 def record(pairs: Pairs, index: int) -> Record:
-    """One example as it is stored.
+    """Encodes one example for storage.
+
+    A file that every reader decodes to the same pixels is kept as it is; others become PNG files of what `read_rgb`
+    and `read_grey` return.
 
     Args:
       pairs: the data set.
       index: 0 to length - 1.
 
     Returns:
-      `image`, `mask` and, if the data set has them, `superpixels` (16-bit) as files, and `name`. A file that every
-      reader understands alike is kept as it is; others become PNG files of what `read_rgb` and `read_grey` see.
+      `image` and `mask` as files, and `name`.
 
     Raises:
-      InputError: a file cannot be used, image and mask differ in size, or a label is above 65,535.
+      InputError: a file cannot be used, or image and mask differ in size.
     """
     stored_image, stored_mask = pairs.storage.read(pairs.images[index]), pairs.storage.read(pairs.masks[index])
     image, mask = read_rgb(stored_image, pairs.image_path(index)), read_grey(stored_mask, pairs.mask_path(index))
     pairs.check_sizes(index, image.shape[:2], mask.shape)
     if not is_plain(stored_image, ("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")):
         stored_image = to_png(image)
-    # A mask of zeros and ones may be a plain PNG, and yet other readers see other grey values than `read_grey`.
-    if not is_plain(stored_mask, ("PNG", "L")) or not np.array_equal(read_values(stored_mask)[0], mask):
+    # A mask of zeros and ones may be a plain PNG, but other readers do not stretch its values as `read_grey` does.
+    if not is_plain(stored_mask, ("PNG", "L")) or not np.array_equal(read_map(stored_mask), mask):
         stored_mask = to_png(mask)
-    example: Record = {"image": stored_image, "mask": stored_mask, "name": pairs.names[index]}
-    if pairs.superpixels is not None:
-        labels = pairs.superpixels.get(pairs.names[index], image)
-        if labels.max() > 65_535:
-            raise InputError(f"{pairs.image_path(index)}: its superpixels reach label {labels.max()}, above 65535")
-        example["superpixels"] = to_png(labels.astype(np.uint16))
-    return example
+    return {"image": stored_image, "mask": stored_mask, "name": pairs.names[index]}

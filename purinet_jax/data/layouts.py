@@ -1,6 +1,7 @@
-"""Finds the images and the masks in a data set's storage: by the folders' names where these say it, otherwise by
-what the files hold. Every layout in use is recognised: two folders side by side, two folders further apart, and
-images and masks together in one folder.
+"""Finds the folders of images and of masks in a data set, by their names or else by what the files hold.
+
+Every layout in use is recognised: two folders side by side, two folders further apart, and images and masks together
+in one folder.
 """
 
 import re
@@ -23,7 +24,7 @@ from purinet_jax.errors import InputError
 _IMAGE_FOLDERS = ("image", "images", "img", "imgs")
 _MASK_FOLDERS = ("mask", "masks", "gt", "gts", "groundtruth", "groundtruths", "pixelwisegtnewpng")
 
-# Where names say nothing: how many files are looked into, and among how many folders side by side.
+# If names do not tell: how many files are read, and among how many folders side by side.
 _SAMPLES = 5
 _SIBLINGS = 10
 
@@ -32,7 +33,7 @@ Member = tuple[str, int]
 
 
 class Evidence(IntEnum):
-    """What a layout was recognised by, the surest first."""
+    """What a layout was recognised by, the most reliable first."""
 
     NAMES_SIDE_BY_SIDE = 0
     NAMES_APART = 1
@@ -42,7 +43,7 @@ class Evidence(IntEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where images and masks were found; whether they match is not looked at yet."""
+    """The files of images and masks, not matched yet."""
 
     evidence: Evidence
     image_folder: PurePosixPath
@@ -55,13 +56,7 @@ class Layout:
 
 
 def find_layouts(storage: Folder | Zip | Tar) -> list[Layout]:
-    """Finds everything in a storage that looks like a data set.
-
-    Args:
-      storage: a folder or archive.
-
-    Returns:
-      What was found, the surest first; empty if there is nothing.
+    """Returns everything in a folder or archive that looks like a data set, the most reliable first.
 
     Raises:
       InputError: the storage cannot be read.
@@ -72,7 +67,7 @@ def find_layouts(storage: Folder | Zip | Tar) -> list[Layout]:
     found: list[Layout] = []
 
     def take(layouts: list[Layout]) -> None:
-        # What one rule has explained is no riddle to the next.
+        # The next rules do not see these folders.
         for layout in layouts:
             for folder in (layout.image_folder, layout.mask_folder):
                 folders.pop(folder, None)
@@ -81,32 +76,32 @@ def find_layouts(storage: Folder | Zip | Tar) -> list[Layout]:
     take(_side_by_side(folders))
     take(_apart(folders))
     take(_in_one_folder(storage, folders))
-    explained = {folder.parent for layout in found for folder in (layout.image_folder, layout.mask_folder)}
-    take(_by_contents(storage, {folder: folders[folder] for folder in folders if folder.parent not in explained}))
+    taken = {folder.parent for layout in found for folder in (layout.image_folder, layout.mask_folder)}
+    take(_by_contents(storage, {folder: folders[folder] for folder in folders if folder.parent not in taken}))
     return found
 
 
 def _kind(folder: str) -> str | None:
-    """What a folder holds, by its name: "image", "mask", or None."""
+    """Returns what a folder holds, by its name: "image", "mask", or None."""
     words = re.split("[-_ .]", without_ending(folder.lower()))
     plain = "".join(words)
     if plain.endswith(_MASK_FOLDERS):
         return "mask"
-    # "im" ends too many other words to be looked for within one.
+    # "im" is at the end of too many other words.
     if words[-1] == "im" or plain.endswith(_IMAGE_FOLDERS):
         return "image"
     return None
 
 
 def _side_by_side(folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
-    """`images` beside `masks`: no look at the files, so that what is missing in one of them can be named."""
-    beside: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
+    """`images` next to `masks`, whatever files they hold, so that missing files can be named."""
+    by_parent: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
     for folder in sorted(folders):
         if kind := _kind(folder.name):
-            beside.setdefault(folder.parent, {"image": [], "mask": []})[kind].append(folder)
+            by_parent.setdefault(folder.parent, {"image": [], "mask": []})[kind].append(folder)
     return [
         _layout(Evidence.NAMES_SIDE_BY_SIDE, folders, image, mask)
-        for kinds in beside.values()
+        for kinds in by_parent.values()
         for image in kinds["image"]
         for mask in kinds["mask"]
     ]
@@ -130,7 +125,7 @@ def _apart(folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
 
 
 def _in_one_folder(storage: Storage, folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
-    """`0001.jpg` beside `0001.png`."""
+    """`0001.jpg` next to `0001.png`."""
     found = []
     for folder, members in sorted(folders.items()):
         groups: dict[str, list[Member]] = defaultdict(list)
@@ -138,27 +133,29 @@ def _in_one_folder(storage: Storage, folders: dict[PurePosixPath, list[Member]])
             groups[PurePosixPath(member[0]).suffix.lower().replace(".jpeg", ".jpg")].append(member)
         if len(groups) != 2 or not _share_stems(*groups.values()):
             continue
-        # Masks are not kept as JPEG, which blurs them; otherwise the files themselves must tell.
+        # Masks are not stored as JPEG, which blurs them; among other formats, the pixels must tell.
         jpegs = groups.pop(".jpg", None)
         if jpegs is not None:
             images, masks = jpegs, next(iter(groups.values()))
         else:
-            first, second = groups.values()
-            if _hold_masks(storage, first) == _hold_masks(storage, second):
+            images, masks = groups.values()
+            kinds = _hold_masks(storage, images), _hold_masks(storage, masks)
+            if kinds == (True, False):
+                images, masks = masks, images
+            elif kinds != (False, True):
                 continue
-            images, masks = (second, first) if _hold_masks(storage, first) else (first, second)
         found.append(Layout(Evidence.ONE_FOLDER, folder, folder, tuple(images), tuple(masks)))
     return found
 
 
 def _by_contents(storage: Storage, folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
-    """Two folders of the same file names side by side, one of which holds pictures in black and white."""
-    beside: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    """Two folders of the same file names side by side, one of which holds black-and-white images."""
+    by_parent: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for folder in sorted(folders):
-        beside[folder.parent].append(folder)
+        by_parent[folder.parent].append(folder)
     found = []
-    for siblings in beside.values():
-        if len(siblings) > _SIBLINGS:  # the classes of something else
+    for siblings in by_parent.values():
+        if len(siblings) > _SIBLINGS:  # the classes of a classification data set
             continue
         for first, second in combinations(siblings, 2):
             if _share_stems(folders[first], folders[second]):
@@ -177,38 +174,34 @@ def _layout(
 
 
 def _share_stems(first: list[Member], second: list[Member]) -> bool:
-    """Whether at least half of the files have a counterpart of their name."""
+    """Whether at least half of the files have a counterpart of the same name."""
     stems, others = ({PurePosixPath(member).stem for member, _ in members} for members in (first, second))
     return 2 * len(stems & others) >= max(len(stems), len(others))
 
 
 def _distance(first: PurePosixPath, second: PurePosixPath) -> tuple[int, int]:
-    """Steps from folder to folder, then the number of parts in which paths of one length differ."""
-    common = 0
-    for one, other in zip(first.parts, second.parts, strict=False):
-        if one != other:
-            break
-        common += 1
-    differing = sum(one != other for one, other in zip(first.parts, second.parts, strict=False))
-    return len(first.parts) + len(second.parts) - 2 * common, differing
+    """Returns how many steps lead from folder to folder, and then in how many parts the paths differ."""
+    differs = [one != other for one, other in zip(first.parts, second.parts, strict=False)]
+    common = differs.index(True) if True in differs else len(differs)
+    return len(first.parts) + len(second.parts) - 2 * common, sum(differs)
 
 
 def _hold_masks(storage: Storage, members: list[Member]) -> bool:
     """Whether files look like masks: grey, and of few values or nearly all black and white."""
     step = max(1, len(members) // _SAMPLES)
-    readable = 0
+    readable = False
     for member, _ in sorted(members)[::step][:_SAMPLES]:
         try:
             pixels = read_rgb(storage.read(member), member)
         except InputError:
-            continue  # said when the pair is read
-        readable += 1
+            continue  # raised when the pair is read
+        readable = True
         grey = pixels[..., 0]
         if (pixels != grey[..., None]).any():
             return False
-        # Masks that several people drew have steps between, and masks kept as JPEG have blurred edges.
+        # Averages of several people's masks have steps between, and masks stored as JPEG have blurred edges.
         values = np.flatnonzero(np.bincount(grey.ravel()))
         extreme = np.mean((grey <= 0.1 * grey.max()) | (grey >= 0.9 * grey.max()))
         if len(values) > 32 and extreme < 0.9:
             return False
-    return readable > 0
+    return readable

@@ -1,5 +1,6 @@
-"""Finds the parts of a published data set in what a user has of it: one folder or zip, or a folder that holds the
-authors' archives or what was unpacked from them, perhaps beside other data sets.
+"""Finds the splits of a published data set in a user's downloads: one folder or archive, or a folder of several.
+
+Such a folder may hold the authors' archives, or what was unpacked from them, and other data sets as well.
 """
 
 import re
@@ -8,10 +9,10 @@ from typing import TypeVar
 
 from purinet_jax.data.archives import Tar, Zip
 from purinet_jax.data.layouts import Layout, find_layouts
-from purinet_jax.data.pairs import Pairs, pairs_of, some
+from purinet_jax.data.pairs import Pairs, pairs_of
 from purinet_jax.data.sets import SETS, SalientSet
 from purinet_jax.data.storage import Folder, archives_in, open_storage
-from purinet_jax.errors import InputError
+from purinet_jax.errors import InputError, summarise
 
 _Candidate = TypeVar("_Candidate")
 
@@ -21,9 +22,8 @@ _SPLIT_WORDS = {"train": ("tr", "train", "training"), "test": ("te", "test", "te
 def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
     """Finds a data set's splits.
 
-    Where there are several data sets, those are taken whose folder or zip is called as this one, or else those that
-    are not called as another one of the seven. What belongs to which split is told by names such as DUTS-TR, or else
-    by the number of pairs.
+    Of several data sets, those are taken whose folder or archive is named after this one, or else those that are not
+    named after another one of the seven. Splits are told by names such as DUTS-TR, or else by the number of pairs.
 
     Args:
       known: the data set to look for.
@@ -45,7 +45,7 @@ def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
         raise InputError(f"{path}: holds no images with masks; {known.name} comes as {known.archives}")
     ours = _ours(known, layouts, [_parts(layout) for layout in layouts])
     if not ours:
-        listed = some([str(layout) for layout in layouts], "candidate")
+        listed = summarise([str(layout) for layout in layouts], "candidate")
         raise InputError(f"{path}: holds other data sets than {known.name}: {listed}")
     by_split: dict[str, list[tuple[Layout, Pairs]]] = {split: [] for split in known.counts}
     for layout in ours:
@@ -54,7 +54,7 @@ def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
         if split is None:
             pairs = pairs_of(path, storage, layout)
             split = _split_by_count(known, path, layout, len(pairs))
-        # One that is less surely a data set does not stand in the way of one that is.
+        # A layout recognised by weaker evidence does not compete.
         if not by_split[split] or layout.evidence == by_split[split][0][0].evidence:
             by_split[split].append((layout, pairs or pairs_of(path, storage, layout)))
     return {split: _only(known, path, split, found) for split, found in by_split.items() if found}
@@ -64,24 +64,24 @@ def _storage(known: SalientSet, path: Path) -> Folder | Zip | Tar:
     if not path.is_dir():
         return open_storage(path)
     archives = archives_in(path)
-    # Another data set's archive need not even be whole.
+    # Another data set's archive may be damaged or still downloading.
     return Folder(path, tuple(_ours(known, archives, [Path(name).parts for name in archives])))
 
 
 def _parts(layout: Layout) -> tuple[str, ...]:
-    """Names of folders and zips on the way to images and masks."""
+    """Returns the names of folders and archives that lead to images and masks."""
     return layout.image_folder.parts + layout.mask_folder.parts
 
 
 def _ours(known: SalientSet, candidates: list[_Candidate], parts: list[tuple[str, ...]]) -> list[_Candidate]:
-    """Those that are called as this data set, or else those that are called as none."""
-    called = [_called(each) for each in parts]
-    ours = [candidate for candidate, keys in zip(candidates, called, strict=True) if known.key in keys]
-    return ours or [candidate for candidate, keys in zip(candidates, called, strict=True) if not keys]
+    """Returns those that are named after this data set, or else those that are named after none."""
+    named = [(candidate, _sets_named(each)) for candidate, each in zip(candidates, parts, strict=True)]
+    ours = [candidate for candidate, keys in named if known.key in keys]
+    return ours or [candidate for candidate, keys in named if not keys]
 
 
-def _called(parts: tuple[str, ...]) -> set[str]:
-    """Keys of the data sets that the innermost telling name may mean."""
+def _sets_named(parts: tuple[str, ...]) -> set[str]:
+    """Returns the keys of the data sets that the innermost name that fits any may mean."""
     for part in reversed(parts):
         names = (*_words(part), "".join(_words(part)))
         if keys := {key for key, known in SETS.items() if any(name.startswith(known.words) for name in names)}:
@@ -109,13 +109,13 @@ def _split_by_count(known: SalientSet, path: Path, layout: Layout, count: int) -
             return split
     raise InputError(
         f"{path}: cannot tell to which part of {known.name} the {count:,} pairs in {layout} belong; "
-        "call the folder or zip train or test"
+        "name the folder or archive train or test"
     )
 
 
 def _only(known: SalientSet, path: Path, split: str, found: list[tuple[Layout, Pairs]]) -> Pairs:
-    """The one candidate, or the first of several that are equal, such as a zip beside what was unpacked from it."""
+    """Returns the one candidate, or the first of several equal ones, such as a zip and what was unpacked from it."""
     if len({pairs.fingerprint for _, pairs in found}) > 1:
-        listed = some([str(layout) for layout, _ in found], "candidate")
+        listed = summarise([str(layout) for layout, _ in found], "candidate")
         raise InputError(f"{path}: more than one data set for {known.name} {split}: {listed}")
     return found[0][1]

@@ -1,5 +1,6 @@
-"""Where a data set's files lie: a folder, an archive, a folder with archives in it, or a set that `purinet prepare`
-wrote. Each gives the bytes of a file by its path inside, can be pickled, and opens its files once per process.
+"""Sources of a data set's files: a folder, an archive, a folder with archives in it, or a prepared set.
+
+Each returns the bytes of a file by its path inside, can be pickled, and opens its files once per process.
 """
 
 import json
@@ -9,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
-from purinet_jax.data.archives import ENDINGS, OncePerProcess, Tar, Zip, is_ignored, is_wanted, open_archive
-from purinet_jax.data.images import read_values
+from purinet_jax.data.archives import ENDINGS, OncePerProcess, Tar, Zip, is_ignored, is_image_path, open_archive
 from purinet_jax.errors import InputError
+from purinet_jax.files import read_bytes, reason
 
-# A slip such as opening a home folder must not walk a whole disk.
+# A mistyped path, such as a home folder, must not walk an entire disk.
 _DEPTH = 4
 _FOLDER_LIMIT = 5_000
 
@@ -26,7 +25,7 @@ class Storage(Protocol):
     path: Path
 
     def read(self, member: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
+        """Returns the bytes of a file. Raises an InputError that names it."""
         ...
 
 
@@ -34,11 +33,11 @@ class Folder:
     """A folder, a few levels deep; archives in it can be read as if they were folders."""
 
     def __init__(self, path: Path, archives: tuple[str, ...] = ()) -> None:
-        """Names the folder.
+        """Opens the archives.
 
         Args:
           path: the folder.
-          archives: paths inside of the archives to read, as `archives_in` gives them; others are passed over.
+          archives: paths inside of the archives to read, as `archives_in` gives them; others are ignored.
 
         Raises:
           InputError: an archive is of a kind that is not read.
@@ -47,7 +46,7 @@ class Folder:
         self._archives = {name: open_archive(path / name) for name in archives}
 
     def images(self) -> list[tuple[str, int]]:
-        """Paths inside of the image files, with forward slashes, and their sizes in bytes.
+        """Lists the image files: paths inside with forward slashes, and sizes in bytes.
 
         Raises:
           InputError: the folder cannot be read or holds very many folders; as `Zip.images` and `Tar.images`.
@@ -55,32 +54,29 @@ class Folder:
         found = [
             (f"{prefix}{entry.name}", entry.stat().st_size)
             for prefix, entry in _walk(self.path)
-            if is_wanted(entry.name) and entry.is_file()
+            if is_image_path(entry.name) and entry.is_file()
         ]
         for name, archive in self._archives.items():
             found += [(f"{name}/{member}", size) for member, size in archive.images()]
         return found
 
     def read(self, member: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
+        """Returns the bytes of a file. Raises an InputError that names it."""
         for name, archive in self._archives.items():
             if member.startswith(f"{name}/"):
                 return archive.read(member.removeprefix(f"{name}/"))
-        try:
-            return (self.path / member).read_bytes()
-        except OSError as error:
-            raise InputError(f"{self.path}/{member}: cannot be read: {error.strerror or error}") from error
+        return read_bytes(self.path / member)
 
 
 def open_storage(path: Path) -> Folder | Zip | Tar:
-    """A folder or archive. Raises InputError where there is neither, and for archives that are not read."""
+    """Opens a folder or archive. Raises InputError if there is neither, or for an archive that is not read."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     return Folder(path) if path.is_dir() else open_archive(path)
 
 
 def archives_in(folder: Path) -> list[str]:
-    """Paths of the archives in a folder, a few levels deep, sorted. Raises InputError as `Folder.images`."""
+    """Lists the paths of archives in a folder, a few levels deep, sorted. Raises InputError as `Folder.images`."""
     return sorted(
         f"{prefix}{entry.name}"
         for prefix, entry in _walk(folder)
@@ -89,7 +85,7 @@ def archives_in(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """All entries of a folder and the folders in it, each with the path, ending in a slash, that leads to it."""
+    """Yields all entries of a folder and its subfolders, each with the path, ending in a slash, that leads to it."""
     waiting = [("", 0)]
     try:
         for count, (prefix, depth) in enumerate(waiting):
@@ -103,22 +99,22 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     if depth < _DEPTH and entry.is_dir():
                         waiting.append((f"{prefix}{entry.name}/", depth + 1))
     except OSError as error:
-        raise InputError(f"{folder}: cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{folder}: cannot be read: {reason(error)}") from error
 
 
 class Prepared:
     """One split of a set that `purinet prepare` wrote: TFDS metadata and ArrayRecord files.
 
-    Its files are called `image/<name>`, `mask/<name>` and, where the set has them, `superpixels/<name>`.
+    Its files are called `image/<name>` and `mask/<name>`.
     """
 
     def __init__(self, path: Path, folder: Path, split: str) -> None:
-        """Names the place.
+        """Names the split.
 
         Args:
-          path: what errors call it.
+          path: how errors name it.
           folder: the version's folder, with `dataset_info.json`.
-          split: one that `prepared_metadata` lists.
+          split: one that `prepared_splits` lists.
         """
         self.path = path
         self._folder = folder
@@ -131,11 +127,12 @@ class Prepared:
     def _open(self) -> tuple[Any, dict[str, int]]:
         import tensorflow_datasets as tfds
 
-        names = prepared_metadata(self._folder)["splits"][self._split]["names"]
-        encoded = {feature: tfds.decode.SkipDecoding() for feature in ("image", "mask", "superpixels")}
+        names = prepared_splits(self._folder)[self._split]["names"]
         try:
             builder = tfds.builder_from_directory(self._folder)
-            decoders = {feature: encoded[feature] for feature in encoded if feature in builder.info.features}
+            # Release 0.2 stored superpixels as well.
+            encoded = {"image", "mask", "superpixels"} & set(builder.info.features)
+            decoders = {feature: tfds.decode.SkipDecoding() for feature in encoded}
             source = builder.as_data_source(self._split, decoders=decoders)
             if len(source) != len(names):
                 raise ValueError(f"{len(source)} records for {len(names)} names")
@@ -144,43 +141,23 @@ class Prepared:
         return source, {name: index for index, name in enumerate(names)}
 
     def read(self, member: str) -> bytes:
-        """The bytes of a file. Raises InputError, which names it."""
+        """Returns the bytes of a file. Raises an InputError that names it."""
         feature, _, name = member.partition("/")
         source, indices = self._records.get()
         try:
             data = source[indices[name]][feature]
-            if not isinstance(data, bytes):  # of a file that is cut short, an empty record is read
+            if not isinstance(data, bytes):  # a truncated file yields an empty record
                 raise ValueError("the record is empty")
             return data
         except Exception as error:  # as above
             raise InputError(f"{self.path}/{member}: damaged: {' '.join(str(error).split())}") from error
 
 
-class PreparedSuperpixels:
-    """The superpixels that a prepared set holds; a `SuperpixelSource`."""
-
-    def __init__(self, storage: Prepared) -> None:
-        self._storage = storage
-
-    def get(self, name: str, image: np.ndarray) -> np.ndarray:
-        """Labels int32 [height, width] of the image uint8 [height, width, 3] of this name."""
-        member = f"superpixels/{name}"
-        labels, _ = read_values(self._storage.read(member), f"{self._storage.path}/{member}")
-        return labels
-
-    def check(self, name: str, height: int, width: int) -> None:
-        """Raises InputError if they cannot be read."""
-        self.get(name, np.empty((height, width, 3), np.uint8))
-
-
 def prepared_folder(path: Path) -> Path | None:
-    """Finds a prepared set.
+    """Returns the folder of a prepared set's version, or None if there is no prepared set.
 
     Args:
       path: `<output>/<name>`, of which the latest version is taken, or a version's own folder.
-
-    Returns:
-      The version's folder, or None if there is no prepared set.
     """
 
     def version(folder: Path) -> list[int] | None:
@@ -196,27 +173,23 @@ def prepared_folder(path: Path) -> Path | None:
     return max(inside, key=lambda folder: version(folder) or [], default=None)
 
 
-def prepared_metadata(folder: Path) -> dict[str, Any]:
-    """What `purinet prepare` noted about a set.
+def prepared_splits(folder: Path) -> dict[str, Any]:
+    """Returns what `purinet prepare` noted about each split of a set, by the split's name.
 
     Args:
       folder: as `prepared_folder` finds it.
 
     Returns:
-      `superpixels`: "slic", "given" or "none"; `splits`: by name, each with `names` and `sizes` (of the files of
-      image and mask that it was made of, bytes), `left_out` (names) and `source` (the fingerprint of the data
-      that it was made of, those left out included).
+      For each split `names` and `sizes` (of the files of image and mask that it was made of, bytes), `left_out`
+      (names) and `source` (the fingerprint of the data that it was made of, including those left out).
 
     Raises:
       InputError: it is another data set, or damaged.
     """
     try:
-        metadata = json.loads((folder / "metadata.json").read_bytes())
-        known = {"superpixels", "splits"} <= metadata.keys() and all(
-            {"names", "sizes", "left_out", "source"} <= split.keys() for split in metadata["splits"].values()
-        )
-        if not known:
+        splits: dict[str, Any] = json.loads((folder / "metadata.json").read_bytes())["splits"]
+        if not all({"names", "sizes", "left_out", "source"} <= split.keys() for split in splits.values()):
             raise KeyError
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}: not a data set that `purinet prepare` wrote, or a damaged one") from error
-    return metadata
+    return splits

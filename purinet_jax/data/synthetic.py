@@ -1,5 +1,6 @@
-"""A small made-up data set in the layout of DUTS, for tests and first steps without a download: vivid
-textured objects (ellipses, polygons, blobs) on muted textured grounds, which a network learns in minutes.
+"""A small synthetic data set in the layout of DUTS, for tests and first steps without a download.
+
+Vivid textured objects (ellipses, polygons, blobs) on muted textured backgrounds, which a network learns in minutes.
 """
 
 import io
@@ -11,17 +12,17 @@ from PIL import Image
 
 from purinet_jax.data.images import to_png
 from purinet_jax.errors import InputError
-from purinet_jax.files import write_atomically
+from purinet_jax.files import reason, write_atomically
 
 
 def write_synthetic(folder: str | Path, count: int, size: tuple[int, int] = (96, 160), seed: int = 0) -> Path:
     """Writes `<folder>/DUTS-TR/DUTS-TR-Image/*.jpg` and `DUTS-TR-Mask/*.png`.
 
     Args:
-      folder: where to; made if missing. Files of the same names are replaced.
+      folder: the folder, made if missing. Files of the same names are replaced.
       count: how many pairs, at least 1.
-      size: smallest and largest side of an image, pixels, at least 16; each side is drawn by itself.
-      seed: the same seed gives the same pictures; example k does not depend on `count`.
+      size: smallest and largest side of an image, pixels, at least 16; height and width are drawn independently.
+      seed: the same seed gives the same images; example k does not depend on `count`.
 
     Returns:
       `<folder>/DUTS-TR`.
@@ -39,7 +40,7 @@ def write_synthetic(folder: str | Path, count: int, size: tuple[int, int] = (96,
         images.mkdir(parents=True, exist_ok=True)
         masks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{root}: cannot be made: {error.strerror or error}") from error
+        raise InputError(f"{root}: cannot be made: {reason(error)}") from error
     for index in range(count):
         image, mask = draw_example(np.random.default_rng((seed, index)), size)
         write_atomically(images / f"synthetic_{index:05d}.jpg", _to_jpeg(image))
@@ -48,10 +49,10 @@ def write_synthetic(folder: str | Path, count: int, size: tuple[int, int] = (96,
 
 
 def draw_example(generator: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one picture.
+    """Draws one image and its mask.
 
     Args:
-      generator: decides everything about it.
+      generator: the source of all randomness.
       size: smallest and largest side, pixels.
 
     Returns:
@@ -63,7 +64,7 @@ def draw_example(generator: np.random.Generator, size: tuple[int, int]) -> tuple
     cover = np.zeros((height, width), np.float32)
     for _ in range(1 + (generator.random() < 0.3)):
         shape = _shape(generator, height, width)
-        # At least 45 of OpenCV's 180 hues away from the ground.
+        # At least 45 of OpenCV's 180 hues away from the background.
         object_hue = hue + generator.uniform(45, 135)
         texture = _texture(generator, height, width, object_hue, saturation=(150, 250), value=(120, 250))
         image = image * (1 - shape[..., None]) + texture * shape[..., None]
@@ -80,7 +81,7 @@ def _texture(
     saturation: tuple[int, int],
     value: tuple[int, int],
 ) -> np.ndarray:
-    """Stripes, checks or clouds in two neighbouring colours: float32 [height, width, 3]."""
+    """Returns stripes, checks or clouds in two similar colours, float32 [height, width, 3]."""
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     angle = generator.uniform(0, np.pi)
     across = rows * np.cos(angle) + columns * np.sin(angle)
@@ -105,7 +106,7 @@ def _texture(
 
 
 def _clouds(generator: np.random.Generator, height: int, width: int, wavelength: float) -> np.ndarray:
-    """Smooth noise from 0 to 1, float32 [height, width]."""
+    """Returns smooth noise from 0 to 1, float32 [height, width]."""
     rows, columns = (int(side / wavelength) + 4 for side in (height, width))
     coarse = generator.random((rows, columns), dtype=np.float32)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -113,20 +114,20 @@ def _clouds(generator: np.random.Generator, height: int, width: int, wavelength:
 
 
 def _shape(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One object's cover, 0 to 1 with soft edges, float32 [height, width]."""
-    fine = 4  # drawn at four times the size, so that edges come out smooth
+    """Returns one object's coverage, 0 to 1 with soft edges, float32 [height, width]."""
+    fine = 4  # drawn at four times the size, so that edges are smooth
     canvas = np.zeros((height * fine, width * fine), np.uint8)
     side = min(height, width) * fine
     centre = np.array([generator.uniform(0.3, 0.7) * width, generator.uniform(0.3, 0.7) * height]) * fine
     kind = generator.integers(3)
     if kind == 0:
         axes = generator.uniform(0.14, 0.38, 2) * side
-        whole = (int(centre[0]), int(centre[1])), (int(axes[0]), int(axes[1]))
-        cv2.ellipse(canvas, *whole, generator.uniform(0, 180), 0, 360, 255, -1)
+        middle, radius = (int(centre[0]), int(centre[1])), (int(axes[0]), int(axes[1]))
+        cv2.ellipse(canvas, middle, radius, generator.uniform(0, 180), 0, 360, 255, -1)
     else:
         if kind == 1:
             angles = np.sort(generator.uniform(0, 2 * np.pi, int(generator.integers(3, 8))))
-            # Corners that all fell on one side would make a sliver; evenly spread ones are mixed in.
+            # Averaged with evenly spread corners, because corners on one side would make a sliver.
             angles = 0.5 * angles + 0.5 * np.linspace(0, 2 * np.pi, len(angles), endpoint=False)
             radii = generator.uniform(0.22, 0.42, len(angles)) * side
         else:

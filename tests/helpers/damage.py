@@ -13,8 +13,8 @@ def truncate(data: bytes, rng: np.random.Generator) -> bytes:
 
 def flip_bits(data: bytes, rng: np.random.Generator) -> bytes:
     values = np.frombuffer(data, np.uint8).copy()
-    places = rng.integers(0, len(values), rng.integers(1, 30))
-    values[places] ^= (1 << rng.integers(0, 8, len(places))).astype(np.uint8)
+    positions = rng.integers(0, len(values), rng.integers(1, 30))
+    values[positions] ^= (1 << rng.integers(0, 8, len(positions))).astype(np.uint8)
     return values.tobytes()
 
 
@@ -38,8 +38,8 @@ def claim_size(data: bytes, height: int, width: int) -> bytes:
     if data.startswith(b"\x89PNG"):
         header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + data[24:29]
         return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
-    place = data.index(b"\xff\xc0") + 5
-    return data[:place] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[place + 4 :]
+    position = data.index(b"\xff\xc0") + 5
+    return data[:position] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + data[position + 4 :]
 
 
 def other_size(data: bytes, rng: np.random.Generator) -> bytes:
