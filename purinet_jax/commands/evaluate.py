@@ -7,6 +7,7 @@ from pathlib import Path
 from purinet_jax.commands.arguments import add_network_arguments, named, not_negative, say_devices
 from purinet_jax.devices import describe_cpu, describe_devices, usable_cores
 from purinet_jax.errors import InputError
+from purinet_jax.files import write_atomically
 
 SUMMARY = "Measure networks, or maps from files, on data sets."
 EXAMPLES = """examples:
@@ -40,19 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     truth.add_argument("--data", nargs="+", metavar="DIR|ZIP", help="data sets: pairs of image and mask")
     truth.add_argument("--masks", metavar="DIR|ZIP", help="masks without images, for --maps")
     parser.add_argument(
-        "--protocol",
-        choices=("purnet", "pysod", "both"),
-        default="both",
-        help="the protocol of the numbers (default both)",
+        "--protocol", choices=("purnet", "pysod", "both"), default="both", help="protocol of the numbers (default both)"
     )
     parser.add_argument(
         "--skip-unpaired", action="store_true", help="leave out files without a counterpart, and report them"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print JSON, with all digits, instead of a table")
-    form.add_argument("--csv", action="store_true", help="print comma-separated values, with all digits")
-    form.add_argument("--markdown", action="store_true", help="print a table in Markdown")
-    form.add_argument("--latex", action="store_true", help="print a table in LaTeX (package booktabs)")
+    for name, what in {
+        "json": "JSON, with all digits, instead of a table",
+        "csv": "comma-separated values, with all digits",
+        "markdown": "a table in Markdown",
+        "latex": "a table in LaTeX (package booktabs)",
+    }.items():
+        form.add_argument(
+            f"--{name}", action="store_const", const=name, default="text", dest="form", help=f"print {what}"
+        )
     parser.add_argument(
         "--per-image",
         type=Path,
@@ -60,10 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write each image's numbers, by descending mean absolute error (of the first protocol)",
     )
     parser.add_argument(
-        "--plots",
-        type=Path,
-        metavar="DIR",
-        help="draw curves of precision, recall, F and E, and the 16 worst images",
+        "--plots", type=Path, metavar="DIR", help="draw curves of precision, recall, F and E, and the 16 worst images"
     )
     parser.add_argument(
         "--workers",
@@ -117,17 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
         per_image=arguments.per_image is not None,
         progress=not arguments.quiet,
     )
-    rows, remarks = tables.table_rows(evaluations), tables.notes(evaluations)
-    forms = {"json": tables.to_json, "csv": tables.to_csv, "markdown": tables.to_markdown, "latex": tables.to_latex}
-    form = next((forms[name] for name in forms if getattr(arguments, name)), tables.to_text)
-    print(form(rows), end="")
-    for remark in remarks:
-        print(remark, file=sys.stdout if form is tables.to_text else sys.stderr)
+    print(getattr(tables, f"to_{arguments.form}")(tables.table_rows(evaluations)), end="")
+    for note in tables.notes(evaluations):
+        print(note, file=sys.stdout if arguments.form == "text" else sys.stderr)
     if arguments.per_image is not None:
-        from purinet_jax.files import write_atomically
-
-        text = tables.per_image_csv(evaluations).encode("utf-8", "surrogateescape")
-        write_atomically(arguments.per_image, text)
+        write_atomically(arguments.per_image, tables.per_image_csv(evaluations).encode("utf-8", "surrogateescape"))
     if arguments.plots is not None:
         write_plots(arguments.plots, evaluations, methods, truths, batch_size=arguments.batch)
     return 0

@@ -95,8 +95,8 @@ def evaluate(
         is given masks without images, files cannot be used (all are tried, and the first few named), an image and its
         mask differ in size, or, with "pysod", a map and its mask; `batch_size` or `workers` is out of range.
     """
-    _check_names("method", [method.name for method in methods])
-    _check_names("data set", [truth.name for truth in ground_truths])
+    _check_names("method", methods)
+    _check_names("data set", ground_truths)
     if workers < 0:
         raise InputError(f"workers: must be at least 0, not {workers}")
     chosen = [(method, truth) for truth in ground_truths for method in methods]
@@ -108,7 +108,7 @@ def evaluate(
         for index, ((method, truth), (comparison, skipped)) in enumerate(zip(chosen, comparisons, strict=True)):
             with closing(_maps(method, comparison, batch_size)) as maps:
                 results = progress_bar(
-                    measured((index, item) for item in maps),
+                    measured((index, *item) for item in enumerate(maps)),
                     total=len(comparison.names),
                     shown=progress,
                     desc=f"{method.name}, {truth.name}",
@@ -145,15 +145,9 @@ def examples(
     comparison, _ = _compare(method, replace(truth, pairs=pairs), (), skip_unpaired=True)
     comparison = replace(comparison, names=tuple(names))
     with closing(_maps(method, comparison, batch_size)) as maps:
-        for item in maps:
-            if isinstance(item, InputError):
-                raise item
-            mask, saliency, _ = comparison.read(*item)
-            yield None if pairs is None else _read_image(pairs, item[0]), mask, saliency
-
-
-_Item = tuple[int, np.ndarray | None]
-"""Index of an image, and its map if a network predicted it."""
+        for index, predicted in enumerate(maps):
+            mask, saliency, _ = comparison.read(index, predicted)
+            yield None if pairs is None else _read_image(pairs, index), mask, saliency
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,27 +161,29 @@ class _Comparison:
     pairs: Pairs | None
     protocols: tuple[Protocol, ...]
 
-    def read(self, index: int, saliency: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, str]:
-        """Mask, map (`saliency`, if a network predicted it) and the map's name in errors."""
+    def read(self, index: int, predicted: np.ndarray | InputError | None) -> tuple[np.ndarray, np.ndarray, str]:
+        """An image's mask, its map (the one that a network predicted, or None) and the map's name in errors."""
+        if isinstance(predicted, InputError):
+            raise predicted
         name = self.names[index]
         # `Pairs` reads masks as binary, by neither protocol's rule.
         mask = read_grey(self.masks.read(name), self.masks.label(name))
         if self.maps is not None:
             label = self.maps.label(name)
             return mask, read_map(self.maps.read(name), label), label
-        assert saliency is not None
+        assert predicted is not None
         assert self.pairs is not None
-        self.pairs.check_sizes(index, saliency.shape, mask.shape)
-        return mask, saliency, self.pairs.image_path(index)
+        self.pairs.check_sizes(index, predicted.shape, mask.shape)
+        return mask, predicted, self.pairs.image_path(index)
 
 
-def _measure(comparisons: Sequence[_Comparison], job: tuple[int, _Item | InputError]) -> list[Measures] | InputError:
+def _measure(
+    comparisons: Sequence[_Comparison], job: tuple[int, int, np.ndarray | InputError | None]
+) -> list[Measures] | InputError:
     """Runs in a worker process: an image's measures by each protocol, or the error that prevents them."""
-    comparison, item = comparisons[job[0]], job[1]
-    if isinstance(item, InputError):
-        return item
+    comparison = comparisons[job[0]]
     try:
-        mask, saliency, label = comparison.read(*item)
+        mask, saliency, label = comparison.read(*job[1:])
         if saliency.shape != mask.shape and "pysod" in comparison.protocols:
             raise InputError(
                 f"{label}: the map has {saliency.shape[1]}×{saliency.shape[0]} pixels, but its mask "
@@ -229,18 +225,18 @@ def _compare(
 
 def _maps_of(method: SavedMaps, truth: GroundTruth) -> Files:
     """A method's maps for a data set: those in folders of the set's name if there are any, else all."""
-    own = [
-        member
-        for member in method.members
-        if any(is_same_set(part, truth.name) for part in PurePosixPath(member).parts[:-1])
-    ]
-    return Files(method.path, method.storage, by_stem(method.path, own or method.members))
+
+    def is_own(member: str) -> bool:
+        return any(is_same_set(part, truth.name) for part in PurePosixPath(member).parts[:-1])
+
+    own = list(filter(is_own, method.members)) or method.members
+    return Files(method.path, method.storage, by_stem(method.path, own))
 
 
-def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator[_Item | InputError]:
-    """Each image's index and a network's map, uint8 [height, width], or the error of an image that cannot be read."""
+def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator[np.ndarray | InputError | None]:
+    """For each image a network's map, uint8 [height, width], or the error of an image that cannot be read; or None."""
     if isinstance(method, SavedMaps):
-        yield from ((index, None) for index in range(len(comparison.names)))
+        yield from [None] * len(comparison.names)
         return
     # Imported here, so that maps from files are measured without JAX.
     from purinet_jax.prediction.predictor import predict_stream
@@ -248,11 +244,9 @@ def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator
     pairs = comparison.pairs
     assert pairs is not None
 
-    def read(index: int) -> np.ndarray:
-        return _read_image(pairs, index)
-
-    with closing(predict_stream(method.predictor, len(pairs), read, batch_size=batch_size)) as maps:
-        yield from (item if isinstance(item, InputError) else (index, item) for index, item in enumerate(maps))
+    yield from predict_stream(
+        method.predictor, len(pairs), lambda index: _read_image(pairs, index), batch_size=batch_size
+    )
 
 
 def _read_image(pairs: Pairs, index: int) -> np.ndarray:
@@ -284,7 +278,8 @@ def _add_up(
     return totals, tuple(worst), tuple(numbers)
 
 
-def _check_names(what: str, names: Sequence[str]) -> None:
+def _check_names(what: str, named: Sequence[Method | GroundTruth]) -> None:
+    names = [each.name for each in named]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{name}: more than one {what} of this name; NAME=PATH gives another one")
