@@ -110,7 +110,7 @@ def composite(rgba: np.ndarray, background: tuple[int, int, int] | np.ndarray) -
         fitted = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.BICUBIC)
         background = np.asarray(fitted)
     else:
-        background = np.broadcast_to(np.float32(background), (height, width, 3))
+        background = np.broadcast_to(np.array(background, np.float32), (height, width, 3))
     result = np.empty((height, width, 3), np.uint8)
     for rows in _strips(height, width):
         share = rgba[rows, :, 3:] * np.float32(1 / 255)

@@ -37,6 +37,7 @@ VIDEO_ENDINGS = (".gif", ".mp4", ".webm")
 STANDARD = Path("-")
 """Stands for the standard input or output in a `Job`."""
 
+_INPUT_ENDINGS = (*EXTENSIONS, *VIDEO_ENDINGS)
 _SAME_ENDING = {".jpeg": ".jpg", ".tif": ".tiff"}
 
 
@@ -164,7 +165,7 @@ def is_video(path: Path) -> bool:
 
 
 def _is_input(file: Path) -> bool:
-    return file.suffix.lower() in (*EXTENSIONS, *VIDEO_ENDINGS) and file.is_file()
+    return file.suffix.lower() in _INPUT_ENDINGS and file.is_file()
 
 
 def _is_written(file: Path) -> bool:
@@ -172,15 +173,13 @@ def _is_written(file: Path) -> bool:
     origin, _, kind = file.stem.rpartition("_")
     if not origin or kind not in KINDS:
         return False
-    endings = (*EXTENSIONS, *VIDEO_ENDINGS)
-    names = [origin, *(origin + case for ending in endings for case in (ending, ending.upper()))]
+    names = [origin, *(origin + case for ending in _INPUT_ENDINGS for case in (ending, ending.upper()))]
     return any(_is_input(file.parent / name) for name in names)
 
 
 def _is_file_name(output: Path) -> bool:
     """Whether an output means a file: it is the standard output, or ends like a file and is no folder."""
-    known = (*EXTENSIONS, *VIDEO_ENDINGS)
-    return output == STANDARD or (output.suffix.lower() in known and not output.is_dir())
+    return output == STANDARD or (output.suffix.lower() in _INPUT_ENDINGS and not output.is_dir())
 
 
 def _output_ending(job: Job, ending: str | None) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from purinet_jax.prediction.predictor import Predictor
 
 _BT709 = 1
-"""FFmpeg's code for the RGB to YUV matrix of high definition; any other is taken as BT.601."""
+"""FFmpeg's code of the RGB to YUV matrix of high definition; any other is taken as BT.601."""
 
 # By format: encoder, pixels and settings; quality that is hard to tell from the original, at a speed for CPUs.
 _ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -43,13 +43,7 @@ def check_video(style: Style) -> None:
 
 
 def predict_video(
-    predictor: "Predictor",
-    source: Path,
-    output: Path,
-    style: Style,
-    *,
-    batch_size: int = 1,
-    progress: bool = False,
+    predictor: "Predictor", source: Path, output: Path, style: Style, *, batch_size: int = 1, progress: bool = False
 ) -> None:
     """Renders each frame of a video into a new video, which is written atomically.
 
