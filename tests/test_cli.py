@@ -1,4 +1,4 @@
-"""The command line: one line and exit code 2 for what cannot be used, and the whole way from weights to maps."""
+"""The command line: one line and exit code 2 for unusable input, and every step from weights to maps."""
 
 import io
 import json
@@ -15,21 +15,22 @@ from PIL import Image
 from purinet_jax.commands.main import build_parser, main
 from purinet_jax.data import write_synthetic
 from purinet_jax.errors import InputError
-from purinet_jax.network.model import build_model, model_config
+from purinet_jax.network.config import ModelConfig
 from purinet_jax.training.configurations import load_config
-from purinet_jax.weights.convert import save_variables
+from purinet_jax.weights.files import save_variables
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = build_model({"backbone": "mobilenet_v2", "channels": 4})
+    config = ModelConfig("mobilenet_v2", 4)
+    model = config.build()
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.3, x.shape).astype(np.float32), dict(shapes))
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_variables(path, variables, model_config(model))
+    save_variables(path, variables, config)
     return path
 
 
@@ -38,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_synthetic(tmp_path_factory.mktemp("data"), 3, size=(40, 60), seed=0)
 
 
-def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "train" in capsys.readouterr().err
 
@@ -77,7 +78,7 @@ def test_a_broken_configuration_file_is_named(tmp_path: Path) -> None:
         load_config(str(tmp_path / "none.py"), [])
 
 
-def test_training_refuses_what_it_cannot_use(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_refuses_unusable_input(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = ["train", "--config", str(CONFIGS / "tiny.py"), "-o", str(tmp_path / "run"), "--quiet"]
     assert_refused(capsys, [*train, "--data", str(tmp_path / "nothing")], "nothing", "no such file or folder")
     assert_refused(capsys, [*train, "--data", str(data), "--config.nonsense=1"], "nonsense")
@@ -109,14 +110,14 @@ def test_predict_evaluate_and_convert(
             assert found.mode == "L"
     assert len(list(output.iterdir())) == 2
 
-    copy = tmp_path / "copy.npz"
+    copy = tmp_path / "copy.safetensors"
     assert main(["convert", str(weights), str(copy)]) == 0
     assert "mobilenet_v2" in capsys.readouterr().out
     assert main(["predict", str(images[2]), "-o", str(output), "--checkpoint", str(copy), "--quiet"]) == 0
 
 
 @pytest.mark.slow
-def test_evaluate_measures_networks_and_maps_and_prints_what_is_asked_for(
+def test_evaluate_measures_networks_and_maps_and_prints_every_format(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     maps = tmp_path / "maps"
@@ -157,7 +158,7 @@ def test_evaluate_measures_networks_and_maps_and_prints_what_is_asked_for(
         assert "purnet" not in printed
 
 
-def test_evaluate_names_what_it_cannot_use_before_it_begins(
+def test_evaluate_refuses_unusable_input_before_measuring(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     maps = tmp_path / "maps"
@@ -199,11 +200,11 @@ def test_predict_needs_nothing_but_an_image(
         assert found.size == original.size
     assert_refused(capsys, ["predict", "photo.jpg"], "photo_map.png: exists already; --overwrite replaces")
     assert main(["predict", "photo.jpg", "--skip-existing"]) == 0
-    assert capsys.readouterr() == ("", "all there already, nothing to do\n")
+    assert capsys.readouterr() == ("", "all outputs exist already, nothing to do\n")
 
 
 @pytest.mark.slow
-def test_predicted_pictures_and_what_is_said_of_them(
+def test_predicted_images_and_messages(
     tmp_path: Path,
     weights: Path,
     data: Path,
@@ -225,13 +226,11 @@ def test_predicted_pictures_and_what_is_said_of_them(
     assert capsysbinary.readouterr().out == f"3 files in {tmp_path / 'out'}\n".encode()
 
     for kind, mode in (("mask", "L"), ("cutout", "RGBA"), ("overlay", "RGB"), ("attention", "RGB")):
-        place = tmp_path / f"{kind}.webp"
-        picture = tmp_path / f"{kind}.png"
-        assert main(["predict", str(first), "--output-kind", kind, "-o", str(picture), *network]) == 0
-        assert (
-            main(["predict", str(first), "--output-kind", kind, "-o", str(place), "--threshold", "0.3", *network]) == 0
-        )
-        with Image.open(picture) as found:
+        png, webp = tmp_path / f"{kind}.png", tmp_path / f"{kind}.webp"
+        command = ["predict", str(first), "--output-kind", kind, *network]
+        assert main([*command, "-o", str(png)]) == 0
+        assert main([*command, "-o", str(webp), "--threshold", "0.3"]) == 0
+        with Image.open(png) as found:
             assert found.mode == mode
     capsysbinary.readouterr()
 
@@ -247,7 +246,7 @@ def test_predict_refuses_before_it_writes(
 ) -> None:
     image = str(next((data / "DUTS-TR-Image").iterdir()))
     predict = ["predict", image, "--checkpoint", str(weights), "-o", str(tmp_path / "out")]
-    assert_refused(capsys, [*predict[:-1], "-", "--json"], "--json: the standard output is the picture's")
+    assert_refused(capsys, [*predict[:-1], "-", "--json"], "--json: the standard output is the image's")
     assert_refused(capsys, [*predict, "--background", "white"], "--background: is for --output-kind cutout, not map")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--background", "no"], "no: neither an image's file")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--format", "jpg"], "--background")
@@ -259,7 +258,7 @@ def test_predict_refuses_before_it_writes(
     assert not (tmp_path / "out").exists()
 
 
-def test_other_commands_refuse_what_they_cannot_use(
+def test_other_commands_refuse_unusable_input(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = str(tmp_path / "maps")
@@ -269,6 +268,6 @@ def test_other_commands_refuse_what_they_cannot_use(
     assert_refused(capsys, ["predict", image, "-o", output, "--checkpoint", missing], "missing")
     assert_refused(capsys, ["predict", image, "-o", image, "--checkpoint", str(weights)], Path(image).name)
     assert_refused(capsys, ["evaluate", "--data", missing, "--checkpoint", str(weights)], "missing")
-    assert_refused(capsys, ["convert", missing, str(tmp_path / "a.npz")], "missing")
+    assert_refused(capsys, ["convert", missing, str(tmp_path / "a.safetensors")], "missing")
     assert_refused(capsys, ["convert", str(weights), str(tmp_path / "a.pth")], "a.pth")
     assert not (tmp_path / "maps").exists()
