@@ -138,15 +138,15 @@ def test_bombs_are_refused(tmp_path: Path, temporary: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz"])
 def test_damage_is_named(folder: Path, tmp_path: Path, ending: str) -> None:
     path = tarred(folder, tmp_path / f"set{ending}", "w:gz" if ending.endswith("gz") else "w")
-    whole = path.read_bytes()
-    for length in (300, len(whole) // 2):
-        path.write_bytes(whole[:length])
+    complete = path.read_bytes()
+    for length in (300, len(complete) // 2):
+        path.write_bytes(complete[:length])
         with pytest.raises(InputError, match=rf"set{ending}: "):
             open_pairs(path)
     rng = np.random.default_rng(0)
     messages = []
     for _ in range(100):
-        values = np.frombuffer(whole, np.uint8).copy()
+        values = np.frombuffer(complete, np.uint8).copy()
         values[rng.integers(0, len(values), 20)] ^= 255
         path.write_bytes(values.tobytes())
         try:

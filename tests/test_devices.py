@@ -1,4 +1,4 @@
-"""What a command runs on is said, and what it must run on is required."""
+"""Commands log the device that they run on, and refuse to run on another one than --require names."""
 
 import logging
 from pathlib import Path

@@ -173,14 +173,14 @@ def test_crops_and_jitter_leave_the_parts_together(pairs: Pairs) -> None:
 
 def test_each_batch_has_one_of_the_sizes_for_any_reader(pairs: Pairs) -> None:
     settings = {"batch_size": 2, "size": 16, "sizes": (16, 24, 32), "seed": 3, "crop": 0.5, "jitter": 0.2}
-    whole = take(training_batches(pairs, **settings), 12)
-    sides = [batch["image"].shape[1] for batch in whole]
+    expected = take(training_batches(pairs, **settings), 12)
+    sides = [batch["image"].shape[1] for batch in expected]
     assert set(sides) == {16, 24, 32}
     assert all(
         batch["superpixels"].shape[1] == batch["mask"].shape[2] == side
-        for batch, side in zip(whole, sides, strict=True)
+        for batch, side in zip(expected, sides, strict=True)
     )
-    assert equal(take(training_batches(pairs, **settings, start=5, workers=2), 7), whole[5:])
+    assert equal(take(training_batches(pairs, **settings, start=5, workers=2), 7), expected[5:])
     shares = [
         take(training_batches(pairs, **settings | {"batch_size": 1}, shard=shard, shards=2), 12) for shard in range(2)
     ]
@@ -231,21 +231,21 @@ def test_each_epoch_has_every_example_in_a_new_order(pairs: Pairs) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_and_start_give_the_same_bytes(pairs: Pairs, workers: int) -> None:
     settings = {"batch_size": 3, "size": 32, "seed": 4}
-    whole = take(training_batches(pairs, **settings), 12)
-    assert equal(take(training_batches(pairs, **settings), 12), whole)
-    assert equal(take(training_batches(pairs, **settings, start=5), 7), whole[5:])
+    expected = take(training_batches(pairs, **settings), 12)
+    assert equal(take(training_batches(pairs, **settings), 12), expected)
+    assert equal(take(training_batches(pairs, **settings, start=5), 7), expected[5:])
     read = take(training_batches(pairs, **settings, start=3, workers=workers), 9)
-    assert equal(read, whole[3:])
+    assert equal(read, expected[3:])
     assert all(type(value) is np.ndarray for batch in read for value in batch.values())
 
 
 def test_shards_together_are_the_batches_of_one_host(pairs: Pairs) -> None:
-    whole = take(training_batches(pairs, batch_size=4, size=16, seed=2, start=1), 5)
+    expected = take(training_batches(pairs, batch_size=4, size=16, seed=2, start=1), 5)
     shares = [
         take(training_batches(pairs, batch_size=2, size=16, seed=2, start=1, shard=shard, shards=2), 5)
         for shard in range(2)
     ]
-    for index, batch in enumerate(whole):
+    for index, batch in enumerate(expected):
         for key, value in batch.items():
             together = np.stack([shares[0][index][key], shares[1][index][key]], axis=1)
             np.testing.assert_array_equal(together.reshape(value.shape), value)

@@ -469,8 +469,8 @@ def test_training_without_leaks(tmp_path: Path, caplog: pytest.LogCaptureFixture
     for option, left in (([], 4), (["--without-leaks"], 2)):
         caplog.clear()
         assert main([*command, *option]) == 2
-        said = [message for message in caplog.messages if message.startswith("left out 2 of 4 pairs")]
-        assert len(said) == len(option)
+        left_out = [message for message in caplog.messages if message.startswith("left out 2 of 4 pairs")]
+        assert len(left_out) == len(option)
         assert sum("damaged" in message for message in caplog.messages) == left
 
 

@@ -154,7 +154,7 @@ def test_another_set_is_not_taken_for_it(tmp_path: Path) -> None:
     duts(tmp_path)
     with pytest.raises(InputError, match="holds other data sets than ECSSD: 2 candidates: DUTS-TE/DUTS-TE-Image with"):
         find_splits(SETS["ecssd"], tmp_path)
-    # The abbreviation SOD stands for the whole field as well: what a folder inside is called counts more.
+    # SOD is also the abbreviation of the field, so the name of a folder inside counts more.
     shutil.move(tmp_path / "DUTS-TR", tmp_path / "sod" / "DUTS-TR")
     shutil.move(tmp_path / "DUTS-TE", tmp_path / "sod" / "DUTS-TE")
     assert list(find_splits(SETS["duts"], tmp_path)) == ["train", "test"]

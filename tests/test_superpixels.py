@@ -28,7 +28,7 @@ from purinet_jax.training.superpixels import grid_regions, slic_regions
 
 
 @pytest.fixture(scope="module")
-def picture() -> tuple[np.ndarray, np.ndarray]:
+def drawn() -> tuple[np.ndarray, np.ndarray]:
     return draw_example(np.random.default_rng(3), (80, 100))
 
 
@@ -53,8 +53,8 @@ def test_slic_regions_follow_edges() -> None:
     assert purity(grid_regions(61, 83, 50), areas) < 0.97
 
 
-def test_slic_regions_lie_in_the_object_or_beside_it(picture: tuple[np.ndarray, np.ndarray]) -> None:
-    image, mask = picture
+def test_slic_regions_follow_the_border_of_the_object(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    image, mask = drawn
     labels = np.asarray(slic_regions(image[None]))[0]
     assert 150 < labels.max() + 1 <= 200
     reference = slic(image, n_segments=200, compactness=20.0, max_num_iter=5, start_label=0)
@@ -170,7 +170,7 @@ def test_an_objective_with_unknown_superpixels_is_refused() -> None:
 @pytest.fixture(scope="module")
 def step() -> Callable[..., Any]:
     """A train step of stage 1's network, from the same state for any objective."""
-    model = tiny_model(attention=False)
+    model = tiny_model(attention=())
     generator = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))
     variables = jax.tree.map(lambda x: generator.normal(0, 0.2, x.shape).astype(np.float32), dict(shapes))

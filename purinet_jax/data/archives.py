@@ -15,7 +15,6 @@ import threading
 import weakref
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
@@ -109,24 +108,14 @@ class Zip:
             raise InputError(f"{self.path}/{member}: damaged in the zip: {error}") from error
 
 
-@dataclass(frozen=True)
-class _Contents:
-    """A tar's images: `file` is the tar without compression, `members` are offset and size by path inside."""
-
-    file: Path
-    members: dict[str, tuple[int, int]]
+# The tar without compression, and offset and size of its images by path inside.
+_Contents = tuple[Path, dict[str, tuple[int, int]]]
 
 
 class Tar:
     """A tar file; one that is compressed by gzip is decompressed once, into a temporary file."""
 
     def __init__(self, path: Path, contents: _Contents | None = None) -> None:
-        """Names the tar.
-
-        Args:
-          path: the file.
-          contents: what another process has found in it.
-        """
         self.path = path
         self._known = contents
         self._lock = threading.Lock()
@@ -140,7 +129,7 @@ class Tar:
             if self._known is None:
                 try:
                     plain = self._decompressed() if _starts_with(self.path, b"\x1f\x8b") else self.path
-                    self._known = _Contents(plain, self._find(plain))
+                    self._known = plain, self._find(plain)
                 except InputError:
                     raise
                 except Exception as error:  # a damaged tar raises TarError, zlib.error, EOFError, OSError …
@@ -182,18 +171,18 @@ class Tar:
         Raises:
           InputError: this is no tar, or a member leaves the folder, is a link or no file.
         """
-        return [(name, size) for name, (_, size) in self._contents().members.items()]
+        return [(name, size) for name, (_, size) in self._contents()[1].items()]
 
     def read(self, member: str) -> bytes:
         """Returns the bytes of a file. Raises an InputError that names it."""
-        contents = self._contents()
-        if member not in contents.members:
+        plain, members = self._contents()
+        if member not in members:
             raise InputError(f"{self.path}/{member}: not in the tar")
-        offset, size = contents.members[member]
+        offset, size = members[member]
         if size > _MEMBER_LIMIT:
             raise InputError(f"{self.path}/{member}: unpacks to {size:,} bytes")
         try:
-            with open(contents.file, "rb") as file:
+            with open(plain, "rb") as file:
                 file.seek(offset)
                 data = file.read(size)
         except OSError as error:

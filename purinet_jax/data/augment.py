@@ -18,27 +18,15 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     It aligns pixel centres and smooths images that shrink. OpenCV's filter does not smooth, which changes the
     network's predictions by up to 22 of 255.
 
-    Args:
-      image: uint8 [rows, columns, channels] or [rows, columns].
-      height: of the result, pixels.
-      width: of the result, pixels.
-
-    Returns:
-      uint8 [height, width, channels] or [height, width].
+    uint8 [rows, columns, channels] or [rows, columns] → [height, width, channels] or [height, width].
     """
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes a mask or superpixels: each pixel gets the label nearest to its centre.
+    """Resizes a mask or superpixels, uint8 or int32 [rows, columns], to [height, width].
 
-    Args:
-      labels: uint8 or int32 [rows, columns].
-      height: of the result, pixels.
-      width: of the result, pixels.
-
-    Returns:
-      [height, width], of the same dtype; no label that was not there before.
+    Each pixel gets the label nearest to its centre.
     """
     # INTER_NEAREST samples at a pixel's corner and would shift labels by half a pixel against the image.
     return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -61,8 +49,8 @@ def sampling(height: int, width: int, size: int, mirrored: bool, degrees: float)
     turn_back = np.vstack([cv2.getRotationMatrix2D((middle, middle), -degrees, 1.0), [0, 0, 1]])
     x, y = width / size, height / size
     mirror, start = (-1, size - 0.5) if mirrored else (1, 0.5)
-    squash = np.array([[mirror * x, 0, start * x - 0.5], [0, y, 0.5 * y - 0.5]])
-    return squash @ turn_back
+    resize = np.array([[mirror * x, 0, start * x - 0.5], [0, y, 0.5 * y - 0.5]])
+    return resize @ turn_back
 
 
 def sample_image(image: np.ndarray, matrix: np.ndarray, size: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -107,15 +95,9 @@ def random_crop(height: int, width: int, least: float, generator: np.random.Gene
 
 
 def jitter_colours(image: np.ndarray, most: float, generator: np.random.Generator) -> np.ndarray:
-    """Changes brightness, contrast and saturation, in this order, each by a random factor.
+    """Changes brightness, contrast and saturation of an image, uint8 [height, width, 3], in this order.
 
-    Args:
-      image: uint8 [height, width, 3].
-      most: the factors are uniform between 1 − most and 1 + most; 0 to 1.
-      generator: draws three numbers.
-
-    Returns:
-      uint8 [height, width, 3].
+    Each by a random factor, uniform between 1 − most and 1 + most; `most` is 0 to 1. Draws three numbers.
     """
     brightness, contrast, saturation = 1 + most * generator.uniform(-1, 1, 3)
     # Brightness and contrast (about the mean grey) are one linear function of the value.

@@ -50,14 +50,12 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         file_format: Any = "array_record",
         **arguments: Any,
     ) -> None:
-        """Makes the builder.
+        """Makes the builder; arguments in addition to those of `tfds.core.DatasetBuilder`.
 
         Args:
           sources: the pairs to build from, by split; None for those found in the manual folder.
           left_out: indices of the pairs of a split to leave out.
           progress: whether to show a bar, which unlike that of TFDS knows the number of pairs.
-          file_format: of the files to write.
-          **arguments: see `tfds.core.DatasetBuilder`.
         """
         self._sources = sources
         self._left_out = left_out or {}
@@ -138,17 +136,10 @@ BUILDERS = {
 
 
 def record(pairs: Pairs, index: int) -> Record:
-    """Encodes one example for storage.
+    """Returns the `image` and `mask` of a pair as files, and its `name`.
 
     A file that every reader decodes to the same pixels is kept as it is; others become PNG files of what `read_rgb`
     and `read_grey` return.
-
-    Args:
-      pairs: the data set.
-      index: 0 to length - 1.
-
-    Returns:
-      `image` and `mask` as files, and `name`.
 
     Raises:
       InputError: a file cannot be used, or image and mask differ in size.

@@ -115,17 +115,10 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    """Converts a Pillow image of any mode as `read_rgb` does, without rotating it.
-
-    Args:
-      image: the image.
-      name: how errors name it.
-
-    Returns:
-      uint8 [height, width, 3].
+    """Converts a Pillow image of any mode to uint8 [height, width, 3] as `read_rgb` does, without rotating it.
 
     Raises:
-      InputError: its pixels cannot be decoded, or are floating-point numbers.
+      InputError: its pixels cannot be decoded, or are floating-point numbers; the message begins with `name`.
     """
     if image.mode == "F":
         raise InputError(f"{name}: its pixels are floating-point numbers of unknown range")
@@ -138,18 +131,7 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
 
 
 def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
-    """Reads a mask file as 0 (background) and 1 (object): `read_grey`, thresholded at 128.
-
-    Args:
-      source: the file's path, or its bytes.
-      name: how errors name the file; the path itself if not given.
-
-    Returns:
-      uint8 [height, width], 0 or 1, upright as the file's own EXIF orientation says.
-
-    Raises:
-      InputError: as `read_grey`.
-    """
+    """Reads a mask file as uint8 [height, width], 0 (background) and 1 (object): `read_grey`, thresholded at 128."""
     return (read_grey(source, name) >= 128).view(np.uint8)
 
 
@@ -213,17 +195,10 @@ def count_pixels(source: str | Path | bytes, name: str | None = None) -> int:
 
 
 def check_image(source: str | Path | bytes, name: str | None = None) -> tuple[int, int]:
-    """Parses an entire image file faster than reading it: a JPEG is decoded at an eighth of its size.
-
-    Args:
-      source: the file's path, or its bytes.
-      name: how errors name the file; the path itself if not given.
+    """Parses an entire image file faster than `read_rgb` does: a JPEG is decoded at an eighth of its size.
 
     Returns:
-      Height and width in pixels, upright as the EXIF orientation says.
-
-    Raises:
-      InputError: as `read_rgb`.
+      Height and width in pixels, upright as the EXIF orientation says. Arguments and errors as of `read_rgb`.
     """
     image, name = _open(source, name)
     size = image.size
@@ -239,12 +214,7 @@ def check_image(source: str | Path | bytes, name: str | None = None) -> tuple[in
 def is_plain(data: bytes, *kinds: tuple[str, str]) -> bool:
     """Whether every reader decodes a file to the same pixels: upright, 8 bits, no transparency, and of one of `kinds`.
 
-    Args:
-      data: the file's bytes.
-      kinds: formats and modes in Pillow's terms, such as ("JPEG", "RGB").
-
-    Raises:
-      InputError: as `read_rgb`.
+    Kinds are formats and modes in Pillow's terms, such as ("JPEG", "RGB"). Raises InputError as `read_rgb`.
     """
     image, _ = _open(data, None)
     # Pillow calls 16-bit colours RGB too; a PNG's bit depth is its 25th byte.
@@ -254,14 +224,11 @@ def is_plain(data: bytes, *kinds: tuple[str, str]) -> bool:
 
 
 def to_png(array: np.ndarray, *, flat: bool = False) -> bytes:
-    """Encodes an array as a PNG file; the same array always gives the same bytes.
+    """Encodes an array as the bytes of a PNG file.
 
     Args:
       array: uint8 [height, width], [height, width, 3] or [height, width, 4] (RGBA), or uint16 [height, width].
       flat: whether most neighbours have the same value or the same difference, which a faster strategy suits.
-
-    Returns:
-      The file's bytes.
 
     Raises:
       ValueError: another dtype or shape.
@@ -276,15 +243,12 @@ def to_png(array: np.ndarray, *, flat: bool = False) -> bytes:
 
 
 def encode(array: np.ndarray, ending: str, name: str) -> bytes:
-    """Encodes an image in the format of a file name extension.
+    """Encodes an image as the bytes of a file. JPEG and colours in WebP are lossy; PNG, TIFF and grey in WebP are not.
 
     Args:
       array: uint8 [height, width], [height, width, 3], or [height, width, 4] (RGBA; not for JPEG).
       ending: ".png", ".jpg", ".webp" or ".tiff".
       name: how errors name the file.
-
-    Returns:
-      The file's bytes. JPEG and colours in WebP are lossy; PNG, TIFF and grey in WebP are lossless.
 
     Raises:
       TooManyPixels: the format cannot hold them.

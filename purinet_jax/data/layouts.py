@@ -6,6 +6,7 @@ in one folder.
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -95,16 +96,22 @@ def _kind(folder: str) -> str | None:
 
 def _side_by_side(folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
     """`images` next to `masks`, whatever files they hold, so that missing files can be named."""
-    by_parent: dict[PurePosixPath, dict[str, list[PurePosixPath]]] = {}
-    for folder in sorted(folders):
-        if kind := _kind(folder.name):
-            by_parent.setdefault(folder.parent, {"image": [], "mask": []})[kind].append(folder)
     return [
         _layout(Evidence.NAMES_SIDE_BY_SIDE, folders, image, mask)
-        for kinds in by_parent.values()
-        for image in kinds["image"]
-        for mask in kinds["mask"]
+        for siblings in _by_parent(folders)
+        for image in siblings
+        if _kind(image.name) == "image"
+        for mask in siblings
+        if _kind(mask.name) == "mask"
     ]
+
+
+def _by_parent(folders: Iterable[PurePosixPath]) -> list[list[PurePosixPath]]:
+    """Groups folders by their parents, in the order of the first of each group."""
+    groups: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for folder in sorted(folders):
+        groups[folder.parent].append(folder)
+    return list(groups.values())
 
 
 def _apart(folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
@@ -150,20 +157,17 @@ def _in_one_folder(storage: Storage, folders: dict[PurePosixPath, list[Member]])
 
 def _by_contents(storage: Storage, folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
     """Two folders of the same file names side by side, one of which holds black-and-white images."""
-    by_parent: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
-    for folder in sorted(folders):
-        by_parent[folder.parent].append(folder)
     found = []
-    for siblings in by_parent.values():
+    for siblings in _by_parent(folders):
         if len(siblings) > _SIBLINGS:  # the classes of a classification data set
             continue
         for first, second in combinations(siblings, 2):
-            if _share_stems(folders[first], folders[second]):
-                kinds = _hold_masks(storage, folders[first]), _hold_masks(storage, folders[second])
-                if kinds == (False, True):
-                    found.append(_layout(Evidence.CONTENTS, folders, first, second))
-                if kinds == (True, False):
-                    found.append(_layout(Evidence.CONTENTS, folders, second, first))
+            if not _share_stems(folders[first], folders[second]):
+                continue
+            kinds = _hold_masks(storage, folders[first]), _hold_masks(storage, folders[second])
+            if kinds[0] != kinds[1]:
+                image, mask = (first, second) if kinds[1] else (second, first)
+                found.append(_layout(Evidence.CONTENTS, folders, image, mask))
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -111,13 +111,12 @@ class Pairs:
           IndexError: there is no such index.
         """
         kept = [self._checked(index) for index in indices]
-        return replace(
-            self,
-            names=tuple(self.names[index] for index in kept),
-            images=tuple(self.images[index] for index in kept),
-            masks=tuple(self.masks[index] for index in kept),
-            sizes=tuple(self.sizes[index] for index in kept),
-        )
+
+        def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[index] for index in kept)
+
+        names, images = pick(self.names), pick(self.images)
+        return replace(self, names=names, images=images, masks=pick(self.masks), sizes=pick(self.sizes))
 
     def without_leaks(self) -> "Pairs":
         """Returns the pairs without copies of test images and second copies of images (`purinet_jax.data.sets`)."""
@@ -223,16 +222,7 @@ def counterparts(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[t
 
 
 def pairs_of(path: Path, storage: Storage, layout: Layout, skip_unpaired: bool = False) -> Pairs:
-    """Pairs the files of a layout by name.
-
-    Args:
-      path: how errors name the data set.
-      storage: where the files are.
-      layout: one of those that `find_layouts` found there.
-      skip_unpaired: as of `open_pairs`.
-
-    Returns:
-      The pairs, sorted by name.
+    """Pairs the files of a layout, which `find_layouts` found in `storage`, by name; see `open_pairs`.
 
     Raises:
       InputError: images and masks do not match, or two files share a name.

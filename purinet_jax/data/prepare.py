@@ -49,7 +49,9 @@ def prepare(
     Raises:
       InputError: there is no such data set, or the data or output cannot be used.
     """
-    known = _known(name)
+    known = SETS.get(name.lower().replace("-", "_"))
+    if known is None:
+        raise InputError(f"{name}: no such data set; known are {', '.join(SETS)}")
     output = Path(default_output() if output is None else output)
     target, work = output / known.key / VERSION, output / f"{known.key}.part"
     sources = find_splits(known, data)
@@ -97,13 +99,6 @@ def _build(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _known(name: str) -> SalientSet:
-    key = name.lower().replace("-", "_")
-    if key not in SETS:
-        raise InputError(f"{name}: no such data set; known are {', '.join(SETS)}")
-    return SETS[key]
-
-
 def _report_counts(known: SalientSet, sources: Mapping[str, Pairs]) -> None:
     for split, expected in known.counts.items():
         found = len(sources[split]) if split in sources else 0
@@ -140,11 +135,7 @@ def _summary(known: SalientSet, target: Path, built: bool) -> dict[str, Any]:
         "built": built,
         "bytes": sum(file.stat().st_size for file in target.iterdir()),
         "splits": {
-            split: {
-                "pairs": len(values["names"]),
-                "expected": known.counts[split],
-                "left_out": values["left_out"],
-            }
+            split: {"pairs": len(values["names"]), "expected": known.counts[split], "left_out": values["left_out"]}
             for split, values in prepared_splits(target).items()
         },
     }

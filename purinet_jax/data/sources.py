@@ -37,8 +37,6 @@ def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
         `open_pairs`.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
     storage = _storage(known, path)
     layouts = find_layouts(storage)
     if not layouts:

@@ -33,15 +33,7 @@ class Folder:
     """A folder, a few levels deep; archives in it can be read as if they were folders."""
 
     def __init__(self, path: Path, archives: tuple[str, ...] = ()) -> None:
-        """Opens the archives.
-
-        Args:
-          path: the folder.
-          archives: paths inside of the archives to read, as `archives_in` gives them; others are ignored.
-
-        Raises:
-          InputError: an archive is of a kind that is not read.
-        """
+        """Opens the archives at these paths inside; others are ignored. Raises InputError for one that is not read."""
         self.path = path
         self._archives = {name: open_archive(path / name) for name in archives}
 
@@ -103,20 +95,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 class Prepared:
-    """One split of a set that `purinet prepare` wrote: TFDS metadata and ArrayRecord files.
-
-    Its files are called `image/<name>` and `mask/<name>`.
-    """
+    """One split of a version of a set that `purinet prepare` wrote; its files are `image/<name>` and `mask/<name>`."""
 
     def __init__(self, path: Path, folder: Path, split: str) -> None:
-        """Names the split.
-
-        Args:
-          path: how errors name it.
-          folder: the version's folder, with `dataset_info.json`.
-          split: one that `prepared_splits` lists.
-        """
-        self.path = path
+        self.path = path  # how errors name it
         self._folder = folder
         self._split = split
         self._records = OncePerProcess(self._open)
@@ -154,11 +136,7 @@ class Prepared:
 
 
 def prepared_folder(path: Path) -> Path | None:
-    """Returns the folder of a prepared set's version, or None if there is no prepared set.
-
-    Args:
-      path: `<output>/<name>`, of which the latest version is taken, or a version's own folder.
-    """
+    """Returns the folder of a prepared set's latest version, or `path` if it is one itself, or None."""
 
     def version(folder: Path) -> list[int] | None:
         known = re.fullmatch(r"\d+\.\d+\.\d+", folder.name) and (folder / "dataset_info.json").is_file()
@@ -174,14 +152,10 @@ def prepared_folder(path: Path) -> Path | None:
 
 
 def prepared_splits(folder: Path) -> dict[str, Any]:
-    """Returns what `purinet prepare` noted about each split of a set, by the split's name.
+    """Returns what `purinet prepare` noted about each split of the set in a `prepared_folder`.
 
-    Args:
-      folder: as `prepared_folder` finds it.
-
-    Returns:
-      For each split `names` and `sizes` (of the files of image and mask that it was made of, bytes), `left_out`
-      (names) and `source` (the fingerprint of the data that it was made of, including those left out).
+    For each split: `names` and `sizes` (of the files of image and mask that it was made of, bytes), `left_out` (names)
+    and `source` (the fingerprint of the data that it was made of, including those left out).
 
     Raises:
       InputError: it is another data set, or damaged.
