@@ -388,6 +388,7 @@ def test_500_odd_and_damaged_files_are_predicted_or_named(tmp_path: Path) -> Non
 PROGRAM = """
 import json, resource, sys
 sys.path.insert(0, sys.argv[1])
+from helpers.networks import Brightness
 from purinet_jax.prediction import Style, plan, predict_files
 import purinet_jax.prediction.predictor
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
