@@ -95,7 +95,7 @@ def test_a_full_disk_ends_the_run_which_resumes_once_there_is_space(
             train.train(config(), data, run, progress=False)
     message = str(raised.value)
     assert message.startswith(f"{run}: step ")
-    assert message.endswith(": no space is left on the disk; the last whole checkpoint is step 2")
+    assert message.endswith(": no space is left on the disk; the last complete checkpoint is step 2")
     assert_whole(run, 2)
     (small_disk / "filler").unlink()
     train.train(config(), data, run, progress=False)

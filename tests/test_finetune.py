@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "whole.safetensors"
+    path = tmp_path_factory.mktemp("weights") / "complete.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         made_small(patch)
         save_variables(path, tiny_variables(), ModelConfig.from_model(tiny_model()), size=32)

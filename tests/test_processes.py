@@ -98,7 +98,7 @@ def test_two_processes_train_as_one_does_even_if_one_of_them_is_killed(
     assert pair[0].returncode in (1, -signal.SIGABRT), said
     line = said[0].splitlines()[-1]
     assert pair[0].returncode < 0 or re.fullmatch(
-        r"purinet: .*: step \d+: .*: another process was lost: .*; the last whole checkpoint is step \d+", line
+        r"purinet: .*: step \d+: .*: another process was lost: .*; the last complete checkpoint is step \d+", line
     ), said
 
     pair = start_pair(data, held_out, output)

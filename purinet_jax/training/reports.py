@@ -128,7 +128,8 @@ class RunLog:
         values = {name: np.mean([entry[name] for entry in self._window], axis=0) for name in values}
         scalars = {name: float(value.sum()) for name, value in values.items()}
         shown = {name: f"{value:.3f}" for name, value in scalars.items() if name != "gradient_norm"}
-        self._bar.set_postfix(shown | {"images_per_second": f"{self._images / seconds:.2f}"})
+        shown["images_per_second"] = f"{self._images / seconds:.2f}"
+        self._bar.set_postfix(shown, refresh=sys.stderr.isatty())  # in a log file with the next tenth of the steps
         scalars["images_per_second"] = self._images / seconds
         if self._events is not None:
             images = self._pixels / self._config.data.size**2

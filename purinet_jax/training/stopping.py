@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 
+from purinet_jax import interrupts
 from purinet_jax.errors import InputError, RunFailure
 from purinet_jax.files import one_line, reason
 from purinet_jax.processes import is_first
@@ -49,7 +50,7 @@ def failures_in_words(output: Path, watchdog: Watchdog) -> Iterator[None]:
         if why is None:
             raise
         steps = whole_steps(output / FOLDER)
-        last = f"the last whole checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
+        last = f"the last complete checkpoint is step {steps[-1]}" if steps else "there is no checkpoint yet"
         raise RunEnded(f"{output}: {watchdog.stage}: {why}; {last}") from error
     finally:
         sys.unraisablehook = hook
@@ -100,6 +101,8 @@ class StopRequest:
     def _request(self, kind: int, frame: FrameType | None) -> None:
         logger.warning("%s: saving after this step", signal.Signals(kind).name)
         self._requested = True
+        if kind == signal.SIGINT:  # after SIGTERM, as clusters send it, a run that is saved has succeeded
+            interrupts.stopped = kind
         self.__exit__()
 
     def __exit__(self, *_: object) -> None:
