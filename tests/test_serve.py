@@ -85,7 +85,7 @@ class Gated(Brightness):
 @pytest.fixture(scope="module")
 def server() -> Iterator[Served]:
     limits = Limits(bytes=100_000, images=4, seconds=20)
-    with serving(Brightness(), limits, pixels=PIXELS) as served:
+    with serving(Brightness(), limits, allowed_hosts=["photos.example.org:8443"], pixels=PIXELS) as served:
         yield served
 
 
@@ -216,7 +216,7 @@ def test_pages_of_other_sites_are_refused(server: Served) -> None:
     # A name whose owner has it resolve to the loopback, and a form that another site's page sends.
     for host in ("evil.example", f"evil.example:{server.port}", "", "127.0.0.1.evil.example"):
         assert server.get("/", Host=host).error == "421 wrong_host"
-    for host in ("localhost", f"[::1]:{server.port}", "LOCALHOST:1"):
+    for host in ("localhost", f"[::1]:{server.port}", "LOCALHOST:1", "photos.example.org", "Photos.Example.org:443"):
         assert server.get("/health", Host=host).status == 200
     headers = {"Sec-Fetch-Site": "cross-site"}
     assert server.post("/v1/map", encoded(), **headers).error == "403 cross_site"
@@ -533,6 +533,8 @@ def test_the_token_is_from_the_file_or_the_environment(tmp_path: Path, monkeypat
     assert read_token(None) == "of-the-environment"
     (tmp_path / "token").write_text("of-the-file\n")
     assert read_token(tmp_path / "token") == "of-the-file"
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfof-windows\r\n")
+    assert read_token(tmp_path / "token") == "of-windows"
 
 
 def test_commands_in_the_documentation_work(server: Served, tmp_path: Path) -> None:

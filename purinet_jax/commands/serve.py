@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, the loopback)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000; 0: any free one)")
+    hosts_help = "names, besides localhost, that requests may call the server by, for a proxy that passes Host on"
+    add("--allowed-hosts", nargs="+", default=[], metavar="NAME", help=hosts_help)
     add("--token-file", type=Path, metavar="FILE", help="token that requests need (default: PURINET_TOKEN, or none)")
     add_checkpoint(parser)
     add("--batch", type=positive, help="most images in a batch (default 8; on a CPU 1, where batches are not faster)")
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size = arguments.batch or (1 if device.startswith("CPU") else 8)
         worker = Worker(predictor, batch_size=batch_size, pixels=arguments.max_megapixels * 1_000_000)
         limits = Limits(arguments.max_megabytes << 20, arguments.queue, arguments.timeout)
-        server = make_server(worker, arguments.host, limits, token)
+        server = make_server(worker, arguments.host, limits, token, arguments.allowed_hosts)
         host = in_url(arguments.host)
         if not arguments.quiet:
             logger.info("serving on http://%s:%d (Ctrl-C ends)", host, listening.getsockname()[1])

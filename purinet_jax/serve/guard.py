@@ -20,6 +20,11 @@ _HEADERS = {
 }
 
 
+def without_port(host: str) -> str:
+    """Returns the host of "host:port", as the `Host` header has it, in lower case."""
+    return re.sub(r":\d*$", "", host).lower()
+
+
 class Guard:
     """ASGI middleware; `hosts` are the names that requests may call the server by, without ports, None for any."""
 
@@ -43,8 +48,8 @@ class Guard:
         head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) for k, v in scope["headers"])
         if head > MAX_HEAD_BYTES:
             return Refusal("head", f"the path and the headers have more than {MAX_HEAD_BYTES:,} bytes")
-        if self._hosts is not None and re.sub(r":\d*$", "", headers.get("host", "")).lower() not in self._hosts:
-            return Refusal("wrong_host", "this server does not have that name; --host sets another")
+        if self._hosts is not None and without_port(headers.get("host", "")) not in self._hosts:
+            return Refusal("wrong_host", "this server does not have that name; --allowed-hosts adds names")
         # Browsers say where a request comes from. Without this check, any page on the web could keep the server busy.
         if headers.get("sec-fetch-site") == "cross-site" and scope["method"] == "POST":
             return Refusal("cross_site", "pages of other sites may not use this server")

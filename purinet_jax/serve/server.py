@@ -3,13 +3,17 @@
 import os
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
+from purinet_jax import interrupts
 from purinet_jax.errors import InputError
 from purinet_jax.files import reason
 from purinet_jax.serve.app import make_app
+from purinet_jax.serve.guard import without_port
 from purinet_jax.serve.refusals import MAX_HEAD_BYTES, Limits
 from purinet_jax.serve.worker import Worker
 
@@ -27,8 +31,8 @@ def read_token(file: Path | None) -> str | None:
 
     Raises InputError if the file cannot be read, or the token is empty, of several words or not ASCII.
     """
-    try:
-        text = os.environ.get(_TOKEN_VARIABLE) if file is None else file.read_text("ascii")
+    try:  # editors of Windows write a byte order mark
+        text = os.environ.get(_TOKEN_VARIABLE) if file is None else file.read_text("utf-8-sig")
     except UnicodeDecodeError:
         text = ""
     except OSError as error:
@@ -56,9 +60,15 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def make_server(worker: Worker, host: str, limits: Limits, token: str | None = None) -> uvicorn.Server:
-    """Returns uvicorn's server of `make_app`. On the loopback, requests must call it by one of `LOOPBACK_HOSTS`."""
-    hosts = LOOPBACK_HOSTS if in_url(host) in LOOPBACK_HOSTS else None
+def make_server(
+    worker: Worker, host: str, limits: Limits, token: str | None = None, allowed_hosts: Iterable[str] = ()
+) -> uvicorn.Server:
+    """Returns uvicorn's server of `make_app`.
+
+    On the loopback, requests must call it by one of `LOOPBACK_HOSTS` or of `allowed_hosts`: a reverse proxy may pass on
+    the `Host` header with its own name.
+    """
+    hosts = LOOPBACK_HOSTS.union(map(without_port, allowed_hosts)) if in_url(host) in LOOPBACK_HOSTS else None
     config = uvicorn.Config(
         make_app(worker, limits, token=token, hosts=hosts),
         loop="asyncio",
@@ -78,11 +88,17 @@ def make_server(worker: Worker, host: str, limits: Limits, token: str | None = N
 
 def serve(server: uvicorn.Server, listening: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT, then finishes the requests in progress and closes the worker and the socket."""
+
+    def stop(kind: int, frame: FrameType | None) -> None:
+        if kind == signal.SIGINT:
+            interrupts.stopped = kind
+        server.handle_exit(kind, frame)
+
     # uvicorn handles these signals while it runs, and raises them again when it has shut down.
-    previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {kind: signal.signal(kind, stop) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         server.run(sockets=[listening])
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
         listening.close()

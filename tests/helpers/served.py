@@ -3,7 +3,7 @@
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +53,15 @@ class Served:
 
 @contextmanager
 def serving(
-    predictor: Any, limits: Limits | None = None, *, token: str | None = None, **worker_options: Any
+    predictor: Any,
+    limits: Limits | None = None,
+    *,
+    token: str | None = None,
+    allowed_hosts: Sequence[str] = (),
+    **worker_options: Any,
 ) -> Iterator[Served]:
     worker = Worker(predictor, **worker_options)
-    server = make_server(worker, "127.0.0.1", limits or Limits(), token)
+    server = make_server(worker, "127.0.0.1", limits or Limits(), token, allowed_hosts)
     with listen("127.0.0.1", 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="server")
         thread.start()
