@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from purinet_jax.errors import InputError
+from purinet_jax.files import one_line
 from purinet_jax.network.backbones import BACKBONES
 from purinet_jax.network.model import ATTENTIONS, PurNet
 
@@ -43,7 +44,13 @@ class ModelConfig:
             raise InputError(f"model.backbone: {self.backbone!r} is none of {', '.join(BACKBONES)}")
         if type(self.channels) is not int or not 1 <= self.channels <= MOST_CHANNELS:
             raise InputError(f"model.channels: {self.channels!r} is not an integer from 1 to {MOST_CHANNELS}")
-        object.__setattr__(self, "attention", named_attentions(self.attention))
+        named: Any = self.attention
+        if isinstance(named, bool):  # as earlier versions wrote it
+            named = ATTENTIONS if named else ()
+        if not isinstance(named, list | tuple) or any(name not in ATTENTIONS for name in named):
+            known = " and ".join(ATTENTIONS)
+            raise InputError(f"model.attention: {named!r} is not a list of {known}, of one, or empty")
+        object.__setattr__(self, "attention", tuple(name for name in ATTENTIONS if name in named))
         for setting in ("scaled_promotion", "light", "context"):
             if type(getattr(self, setting)) is not bool:
                 raise InputError(f"model.{setting}: {getattr(self, setting)!r} is neither true nor false")
@@ -57,7 +64,7 @@ class ModelConfig:
         """
         unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
-            raise InputError(f"model.{unknown[0]}: no such setting")
+            raise InputError(f"model.{one_line(unknown[0])}: no such setting")
         return cls(**settings)
 
     @classmethod
@@ -85,17 +92,3 @@ class ModelConfig:
             attention += " scaled"
         light, context = "light " if self.light else "", " and context" if self.context else ""
         return f"{light}PurNet on {self.backbone}, {self.channels} channels, {attention} attention{context}"
-
-
-def named_attentions(value: Any) -> tuple[str, ...]:
-    """Attentions in the order of `ATTENTIONS`: some of those names, or, as in files of earlier versions, true for both
-    and false for none.
-
-    Raises:
-      InputError: it is neither.
-    """
-    if isinstance(value, bool):
-        return ATTENTIONS if value else ()
-    if not isinstance(value, list | tuple) or any(name not in ATTENTIONS for name in value):
-        raise InputError(f"model.attention: {value!r} is not a list of {' and '.join(ATTENTIONS)}, of one, or empty")
-    return tuple(name for name in ATTENTIONS if name in value)

@@ -25,7 +25,7 @@ def forward_flops(model: PurNet, size: int, finest_only: bool = False) -> int:
         jaxpr = jax.make_jaxpr(model.apply)(variables, images).jaxpr
     if finest_only:  # the first of `Maps`
         jaxpr, _ = dce_jaxpr(jaxpr, [index == 0 for index in range(len(jaxpr.outvars))])
-    return count_flops(jaxpr)
+    return _count_flops(jaxpr)
 
 
 def train_step_flops(model: PurNet, size: int) -> int:
@@ -34,26 +34,21 @@ def train_step_flops(model: PurNet, size: int) -> int:
     return 3 * forward_flops(model, size)
 
 
-def count_flops(jaxpr: Any) -> int:
-    """Floating point operations of a jaxpr's convolutions and matrix products, in its functions and loops too; of
-    branches, the one with most."""
+def _count_flops(jaxpr: Any) -> int:
+    """Floating point operations of a jaxpr's convolutions and matrix products, in its functions too; it has no loops
+    or branches."""
     total = 0
     for equation in jaxpr.eqns:
-        name, parameters = equation.primitive.name, equation.params
-        out = math.prod(getattr(equation.outvars[0].aval, "shape", ())) if equation.outvars else 0
-        if name == "dot_general":
+        parameters = equation.params
+        if equation.primitive.name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
-            total += 2 * out * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-        elif name == "conv_general_dilated":
+            reduced = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * reduced
+        elif equation.primitive.name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * out * math.prod(kernel) // features
-        elif name == "cond":
-            total += max(count_flops(branch.jaxpr) for branch in parameters["branches"])
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
         else:
-            repeats = parameters.get("length", 1) if name == "scan" else 1
-            for value in parameters.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    total += repeats * count_flops(inner)
+            inner = (getattr(value, "jaxpr", value) for value in parameters.values())
+            total += sum(_count_flops(value) for value in inner if hasattr(value, "eqns"))
     return total

@@ -4,10 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, export, lax
+from jax import Array, lax
 
 from purinet_jax.network.cpu.platform import traced_for_cpus
 from purinet_jax.network.cpu.winograd import (
+    LAYOUT,
     Padding,
     convolution_by_rows,
     kernel_gradient_by_rows,
@@ -35,14 +36,8 @@ def convolution(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, pad
 
 def direct_convolution(x: Array, kernel: Array, stride: int, dilation: int, padding: Padding) -> Array:
     """XLA's own convolution, as in `convolution`."""
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    strides, dilations = (stride, stride), (dilation, dilation)
+    return lax.conv_general_dilated(x, kernel, strides, padding, None, dilations, LAYOUT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -53,39 +48,23 @@ def unit_stride_convolution(x: Array, kernel: Array, dilation: int, padding: Pad
     rows moved into the batch. XLA makes of that gradient a convolution whose window is as large as the image and whose
     only contiguous axis is the batch, which takes 1.7 times as long.
     """
-    tile = _tile(x, kernel, dilation, padding)
+    tile = tile_rows(x, kernel, dilation, padding)
     if tile is None:
         return direct_convolution(x, kernel, 1, dilation, padding)
     return convolution_by_rows(x, kernel, dilation, padding, tile)
-
-
-def _tile(x: Array, kernel: Array, dilation: int, padding: Padding) -> int | None:
-    """The number of rows to compute at once by minimal filtering; `None` to use the direct convolution."""
-    # Minimal filtering costs digits that 16-bit floats lack; with a symbolic batch the number of pixels is unknown.
-    if not traced_for_cpus() or x.dtype not in (jnp.float32, jnp.float64) or export.is_symbolic_dim(x.shape[0]):
-        return None
-    height, width = (
-        side + sum(pad) - dilation * (taps - 1)
-        for side, pad, taps in zip(x.shape[1:3], padding, kernel.shape, strict=False)
-    )
-    return tile_rows((len(x), height, width), kernel.shape, dilation)
-
-
-def _unit_stride_forward(x: Array, kernel: Array, dilation: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
-    return unit_stride_convolution(x, kernel, dilation, padding), (x, kernel)
 
 
 def _unit_stride_backward(
     dilation: int, padding: Padding, residuals: tuple[Array, Array], gradient: Array
 ) -> tuple[Array, Array]:
     x, kernel = residuals
-    if not traced_for_cpus():
-        _, gradients = jax.vjp(lambda x, kernel: direct_convolution(x, kernel, 1, dilation, padding), x, kernel)
-        return gradients(gradient)
-    tile = _tile(x, kernel, dilation, padding)
+    tile = tile_rows(x, kernel, dilation, padding)
     if tile is None:
-        (x_gradient,) = jax.vjp(lambda x: direct_convolution(x, kernel, 1, dilation, padding), x)[1](gradient)
-        return x_gradient, _kernel_gradient(x, gradient, kernel, dilation, padding)
+        _, pullback = jax.vjp(lambda x, kernel: direct_convolution(x, kernel, 1, dilation, padding), x, kernel)
+        x_gradient, kernel_gradient = pullback(gradient)
+        if traced_for_cpus():
+            kernel_gradient = _kernel_gradient(x, gradient, len(kernel), dilation, padding)
+        return x_gradient, kernel_gradient
     (top, bottom), (left, right) = (
         [dilation * (side - 1) - pad for pad in pads] for side, pads in zip(kernel.shape, padding, strict=False)
     )
@@ -96,16 +75,18 @@ def _unit_stride_backward(
     return x_gradient, kernel_gradient_by_rows(x, gradient, len(kernel), dilation, padding, tile)
 
 
-unit_stride_convolution.defvjp(_unit_stride_forward, _unit_stride_backward)
+unit_stride_convolution.defvjp(
+    lambda x, kernel, *settings: (unit_stride_convolution(x, kernel, *settings), (x, kernel)), _unit_stride_backward
+)
 
 
-def _kernel_gradient(x: Array, gradient: Array, kernel: Array, dilation: int, padding: Padding) -> Array:
+def _kernel_gradient(x: Array, gradient: Array, taps: int, dilation: int, padding: Padding) -> Array:
     """The kernel's gradient, one of its rows after the other."""
     batch, height, width, _ = gradient.shape
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     gradient = gradient.reshape(batch * height, width, -1)
     rows = (
         row_kernel_gradient(x[:, row : row + height].reshape(batch * height, *x.shape[2:]), gradient, dilation)
-        for row in range(0, dilation * kernel.shape[0], dilation)
+        for row in range(0, dilation * taps, dilation)
     )
     return jnp.stack(list(rows))

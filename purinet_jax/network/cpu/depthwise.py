@@ -1,5 +1,6 @@
 """Depthwise convolutions as sums of shifted products."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -18,32 +19,34 @@ def depthwise_convolution(x: Array, kernel: Array, stride: int) -> Array:
     ceil(width / stride), channels]. One shifted multiply-add per tap, and written-out gradients: XLA's grouped
     convolution is slow on CPUs, and its gradients are a hundred times slower.
     """
-    return sum(part * kernel[tap][:, 0] for tap, part in _taps(x, kernel.shape[0], stride))  # type: ignore[return-value]
+    slices = _same_slices(x, kernel.shape[0], stride).items()
+    return sum(part * kernel[tap][:, 0] for tap, part in slices)  # type: ignore[return-value]
 
 
-def _taps(x: Array, window: int, stride: int) -> list[tuple[tuple[int, int], Array]]:
-    """The pixels of `x` [batch, height, width, channels] under each tap of a square kernel of side `window`."""
-    x = jnp.pad(x, ((0, 0), *(same_padding(side, window, stride) for side in x.shape[1:3]), (0, 0)))
+def _same_slices(x: Array, window: int, stride: int) -> dict[tuple[int, int], Array]:
+    padding = [same_padding(side, window, stride) for side in x.shape[1:3]]
+    return shifted_slices(jnp.pad(x, ((0, 0), *padding, (0, 0))), window, stride)
+
+
+def shifted_slices(x: Array, window: int, stride: int) -> dict[tuple[int, int], Array]:
+    """The pixels of `x` [batch, height, width, channels] under each tap (row, column) of a square window."""
     height, width = ((side - window) // stride * stride + 1 for side in x.shape[1:3])
-    return [
-        ((row, column), x[:, row : row + height : stride, column : column + width : stride])
-        for row in range(window)
-        for column in range(window)
-    ]
-
-
-def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_convolution(x, kernel, stride), (x, kernel)
+    return {
+        (row, column): x[:, row : row + height : stride, column : column + width : stride]
+        for row, column in itertools.product(range(window), repeat=2)
+    }
 
 
 def _depthwise_backward(stride: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    sums = [sum_over_pixels(part * gradient) for _, part in _taps(x, kernel.shape[0], stride)]
+    sums = [sum_over_pixels(part * gradient) for part in _same_slices(x, kernel.shape[0], stride).values()]
     x_gradient = _depthwise_transposed(gradient, kernel, stride, (x.shape[1], x.shape[2]))
     return _fusion_barrier(x_gradient, kernel[0, 0, 0, 0]), jnp.stack(sums).reshape(kernel.shape)
 
 
-depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+depthwise_convolution.defvjp(
+    lambda x, kernel, stride: (depthwise_convolution(x, kernel, stride), (x, kernel)), _depthwise_backward
+)
 
 
 def _depthwise_transposed(gradient: Array, kernel: Array, stride: int, size: tuple[int, int]) -> Array:
@@ -61,8 +64,7 @@ def _depthwise_transposed(gradient: Array, kernel: Array, stride: int, size: tup
             for top in [window + (i + before[0] - row) // stride]
             for left in [window + (j + before[1] - column) // stride]
         )
-        for i in range(stride)
-        for j in range(stride)
+        for i, j in itertools.product(range(stride), repeat=2)
     ]
     batch, features = gradient.shape[0], gradient.shape[-1]
     x = jnp.stack(phases, 0).reshape(stride, stride, batch, height, width, features)

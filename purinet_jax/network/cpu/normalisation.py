@@ -3,6 +3,7 @@ gradients that automatic differentiation makes of them.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,9 @@ def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array]
 
     In two passes, since E[x²] − E[x]² loses digits.
     """
-    mean = pixel_mean(x)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-    variance = pixel_variance(x, mean)
-    if axis_name is not None:
-        variance = lax.pmean(variance, axis_name)
-    return mean, variance
+    average = (lambda value: value) if axis_name is None else partial(lax.pmean, axis_name=axis_name)
+    mean = average(pixel_mean(x))
+    return mean, average(pixel_variance(x, mean))
 
 
 @jax.custom_vjp

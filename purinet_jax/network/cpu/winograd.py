@@ -7,15 +7,17 @@ cost what that saves. Over rows alone, they are sums of contiguous rows, and ⊙
 """
 
 import functools
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array, export, lax
+from numpy.polynomial.polynomial import polyfromroots
+
+from purinet_jax.network.cpu.platform import traced_for_cpus
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # More points, or larger ones, increase rounding errors: these cost one digit at most.
 _POINTS = (0, 1, -1, 2, -2)
@@ -35,41 +37,34 @@ def minimal_filtering(outputs: int, taps: int) -> tuple[np.ndarray, np.ndarray, 
     finite = outputs + taps - 2
     if finite > len(_POINTS):
         raise ValueError(f"F({outputs}, {taps}) needs {finite} points, there are {len(_POINTS)}")
-    points = [Fraction(point) for point in _POINTS[:finite]]
-    others = [[other for other in points if other != point] for point in points]
-    scales = [
-        math.prod((point - other for other in rest), start=Fraction(1))
-        for point, rest in zip(points, others, strict=True)
-    ]
-    after = [[point**i for point in points] + [Fraction(i == outputs - 1)] for i in range(outputs)]
-    kernel = [[point**j / scale for j in range(taps)] for point, scale in zip(points, scales, strict=True)]
-    kernel.append([Fraction(j == taps - 1) for j in range(taps)])
-    before = [[*_polynomial(rest), Fraction(0)] for rest in others]
-    before.append(_polynomial(points))
-    after_, kernel_, before_ = (np.array(matrix, np.float64) for matrix in (after, kernel, before))
-    return after_, kernel_, before_
+    points = np.array(_POINTS[:finite], np.float64)
+    others = [np.delete(points, i) for i in range(finite)]
+    after = np.vander(points, outputs, increasing=True).T
+    kernel = np.vander(points, taps, increasing=True) / [[np.prod(p - o)] for p, o in zip(points, others, strict=True)]
+    # The last product is the point at infinity's.
+    after = np.column_stack([after, np.arange(outputs) == outputs - 1])
+    kernel = np.vstack([kernel, np.arange(taps) == taps - 1])
+    before = [[*polyfromroots(rest), 0.0] for rest in others] + [polyfromroots(points)]
+    return after, kernel, np.array(before)
 
 
-def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-    """Coefficients, the constant first, of the product of all x − root."""
-    coefficients = [Fraction(1)]
-    for root in roots:
-        shifted = [Fraction(0), *coefficients]
-        coefficients = [high - root * low for high, low in zip(shifted, [*coefficients, Fraction(0)], strict=True)]
-    return coefficients
+def tile_rows(x: Array, kernel: Array, dilation: int, padding: Padding) -> int | None:
+    """The number of output rows to compute at once in `convolution_by_rows`; `None` to use the direct convolution.
 
-
-def tile_rows(shape: tuple[int, ...], kernel: tuple[int, ...], dilation: int) -> int | None:
-    """The number of rows to compute at once of an output of `shape` [batch, height, width] for a kernel of shape
-    [height, width, in, out]; `None` to use the direct convolution.
-
-    The sums cost more than is saved where there are few channels, where tiles do not fit the rows, and, as kernels are
-    transformed too, where there are few pixels.
+    That is faster where there are few channels, where tiles do not fit the rows, and, as kernels are transformed too,
+    where there are few pixels.
     """
-    taps, _, *channels = kernel
-    if taps not in (2, 3) or min(channels) < 64 or math.prod(shape) < 1000:
+    # Minimal filtering costs digits that 16-bit floats lack; with a symbolic batch the number of pixels is unknown.
+    if not traced_for_cpus() or x.dtype not in (jnp.float32, jnp.float64) or export.is_symbolic_dim(x.shape[0]):
         return None
-    rows = -(-shape[1] // dilation)
+    taps, _, *channels = kernel.shape
+    height, width = (
+        side + sum(pad) - dilation * (window - 1)
+        for side, pad, window in zip(x.shape[1:3], padding, kernel.shape[:2], strict=True)
+    )
+    if taps not in (2, 3) or min(channels) < 64 or len(x) * height * width < 1000:
+        return None
+    rows = -(-height // dilation)
     products, tile = min(((tile + taps - 1) * -(-rows // tile), tile) for tile in (2, 3, 4))
     return tile if products <= 0.85 * rows * taps else None
 
@@ -87,10 +82,10 @@ def convolution_by_rows(x: Array, kernel: Array, dilation: int, padding: Padding
         product = lax.conv_general_dilated(
             part.reshape(len(x), -1, *part.shape[3:]),
             _weighted(kernel_weights, list(kernel))[None],
-            window_strides=(1, 1),
-            padding=((0, 0), padding[1]),
+            (1, 1),
+            ((0, 0), padding[1]),
             rhs_dilation=(1, dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=LAYOUT,
         )
         products.append(product.reshape(*part.shape[:3], -1, features))
     y = jnp.stack([_weighted(weights, products) for weights in after], 2)
