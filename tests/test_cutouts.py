@@ -3,9 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from purinet_jax.prediction import cutouts
-from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
+from purinet_jax.prediction.cutouts import NEUTRAL, binary_mask, composite, cutout, overlay, visible
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -84,6 +85,29 @@ def test_composites_on_colours_and_images() -> None:
     wide = np.zeros((30, 400, 3), np.uint8)
     wide[:, 180:220] = 90
     assert (composite(np.zeros((30, 40, 4), np.uint8), wide)[:, 2:-2] == 90).all()
+
+
+def test_composites_on_transparent_backgrounds() -> None:
+    rgba = np.dstack([IMAGE, RAMP])
+    over = Image.new("RGBA", (40, 30), (128, 255, 0, 128))
+    over.alpha_composite(Image.fromarray(rgba))
+    found = composite(rgba, (128, 255, 0, 128))
+    np.testing.assert_allclose(found, np.asarray(over), atol=1)
+    np.testing.assert_array_equal(composite(rgba, (1, 2, 3, 0))[..., 3], RAMP)
+    assert not composite(rgba, (1, 2, 3, 0))[RAMP == 0].any()
+    background = np.dstack([IMAGE[::-1], RAMP[:, ::-1]])
+    over = Image.fromarray(background)
+    over.alpha_composite(Image.fromarray(rgba))
+    found = composite(rgba, background)
+    np.testing.assert_allclose(found[..., 3], np.asarray(over)[..., 3], atol=1)
+    np.testing.assert_allclose(found[..., :3], np.asarray(over)[..., :3], atol=2)
+
+
+def test_colours_under_alpha_are_not_visible() -> None:
+    assert visible(IMAGE, None) is IMAGE
+    expected = Image.new("RGBA", (40, 30), NEUTRAL)
+    expected.alpha_composite(Image.fromarray(np.dstack([IMAGE, RAMP])))
+    np.testing.assert_allclose(visible(IMAGE, RAMP), np.asarray(expected)[..., :3], atol=1)
 
 
 def test_overlays_tint_the_object_only() -> None:

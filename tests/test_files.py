@@ -21,7 +21,7 @@ from purinet_jax.data.images import read_srgb
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
 from purinet_jax.prediction import rendering
-from purinet_jax.prediction.cutouts import binary_mask, cutout, overlay
+from purinet_jax.prediction.cutouts import binary_mask, cutout, multiply, overlay, visible
 from purinet_jax.prediction.files import STANDARD, Job, plan, predict_files
 from purinet_jax.prediction.refine import refine_map
 from purinet_jax.prediction.rendering import KINDS, Style, read_background
@@ -257,12 +257,45 @@ def test_kinds(tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch) -> 
     for kind, style in (styles | {"composite": Style("cutout", threshold=0.4, background=(9, 8, 7))}).items():
         assert run([Job(image, tmp_path / f"{kind}.png")], style) == [None]
         found[kind] = read(tmp_path / f"{kind}.png")
+    shown, alpha = visible(RGB, RGB[..., 2]), RGB[..., 2]
+    write(tmp_path / "b.png", shown)
+    assert run([Job(tmp_path / "b.png", tmp_path / "opaque.png")]) == [None]
+    saliency = read(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(found["map"], multiply(saliency, alpha))
     np.testing.assert_array_equal(found["mask"], binary_mask(found["map"], 0.4))
-    np.testing.assert_array_equal(found["cutout"], cutout(RGB, found["map"], RGB[..., 2], 0.4))
-    np.testing.assert_array_equal(found["overlay"], overlay(RGB, found["map"]))
+    np.testing.assert_array_equal(found["overlay"], overlay(shown, found["map"]))
+    colours = np.where(alpha[..., None] > 0, RGB, shown)
+    np.testing.assert_array_equal(found["cutout"], cutout(colours, saliency, alpha, 0.4))
     assert found["attention"].shape == (5, 5 * 8, 3)
     share = found["cutout"][..., 3:] / 255
     np.testing.assert_allclose(found["composite"], share * found["cutout"][..., :3] + (1 - share) * (9, 8, 7), atol=0.6)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("refine", [False, True])
+def test_colours_under_alpha_0_are_neither_found_nor_shown(
+    tmp_path: Path, large: bool, refine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(rendering, "_LARGE_PIXELS", 10)
+    rows, columns = np.mgrid[:60, :90]
+    shown = (rows - 30) ** 2 + (columns - 25) ** 2 < 15**2
+    hidden = (rows - 30) ** 2 + (columns - 65) ** 2 < 15**2
+    colours = np.zeros((60, 90, 3), np.uint8)
+    colours[shown], colours[hidden] = (250, 20, 10), (255, 240, 0)
+    opaque = np.where(shown, 255, 0).astype(np.uint8)
+    hiding = write(tmp_path / "hiding.png", np.dstack([colours, opaque]))
+    colours[hidden] = 0
+    clean = write(tmp_path / "clean.png", np.dstack([colours, opaque]))
+    for kind in KINDS:
+        results = []
+        for image in (hiding, clean):
+            assert run([Job(image, tmp_path / "out.png")], Style(kind, refine=refine)) == [None]
+            results.append(read(tmp_path / "out.png"))
+        np.testing.assert_array_equal(*results)
+        if kind in ("map", "mask"):
+            assert not results[0][~shown].any()
+            assert results[0][28:32, 22:28].min() > 230
 
 
 def test_attention_needs_a_network_with_attention(tmp_path: Path) -> None:
@@ -286,7 +319,15 @@ def test_backgrounds(tmp_path: Path) -> None:
     image = write(tmp_path / "a.png")
     np.testing.assert_array_equal(read_background(str(image)), RGB)
     assert read_background("white") == (255, 255, 255)
-    assert read_background("#0180ff") == (1, 128, 255)
+    assert read_background("#0180ff") == read_background("#0180ffff") == (1, 128, 255)
+    assert read_background("#0180ff80") == (1, 128, 255, 128)
+    half = write(tmp_path / "half.png", np.dstack([RGB, RGB[..., 0]]))
+    np.testing.assert_array_equal(read_background(str(half)), read(half))
+    assert Style("cutout").transparent
+    assert Style("cutout", background=(1, 2, 3, 0)).transparent
+    assert Style("cutout", background=read(half)).transparent
+    for style in (Style("cutout", background=(1, 2, 3)), Style("cutout", background=RGB), Style("map")):
+        assert not style.transparent
     with pytest.raises(InputError, match="nothing: neither an image's file nor a colour"):
         read_background("nothing")
 

@@ -35,6 +35,7 @@ from purinet_jax.network.folding import find_folds
 from purinet_jax.network.inference import all_maps, saliency_maps
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.prediction import predictor as predictor_module
+from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.predictor import Predictor, load, predict_stream
 from purinet_jax.prediction.refine import refine_map, released_map
@@ -157,6 +158,24 @@ def test_every_type_of_image(small: Predictor, tmp_path: Path) -> None:
         np.testing.assert_array_equal(small.predict(image), small.predict(grey))
 
 
+def test_alpha_hides_colours_and_multiplies_maps(small: Predictor, tmp_path: Path) -> None:
+    image = cv2.resize(RGB, (100, 80), interpolation=cv2.INTER_CUBIC)  # larger than the square, so it is refined
+    alpha = np.random.default_rng(1).integers(0, 256, (80, 100), dtype=np.uint8)
+    alpha[:, 50:] = 0
+    rgba = np.dstack([image, alpha])
+    expected = small.predict(visible(image, alpha)) * (alpha / 255)
+    for given in (rgba, jnp.asarray(rgba), Image.fromarray(rgba), write(tmp_path / "a.png", rgba)):
+        np.testing.assert_allclose(small.predict(given), expected, atol=1e-6)
+    rgba[:, 50:, :3] = 255 - rgba[:, 50:, :3]
+    np.testing.assert_allclose(small.predict(rgba), expected, atol=1e-6)
+    grey = Image.fromarray(image[..., 0]).convert("LA")
+    grey.putalpha(Image.fromarray(alpha))
+    expected = small.predict(visible(np.repeat(image[..., :1], 3, axis=2), alpha)) * (alpha / 255)
+    np.testing.assert_allclose(small.predict(grey), expected, atol=1e-6)
+    opaque = np.dstack([image, np.full_like(alpha, 255)])
+    np.testing.assert_array_equal(small.predict(opaque), small.predict(image))
+
+
 @pytest.mark.slow
 def test_the_map_is_the_networks_output_resized(small: Predictor) -> None:
     square = np.asarray(Image.fromarray(RGB).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
@@ -253,7 +272,7 @@ def test_another_size_is_another_map(small: Predictor) -> None:
     [
         (
             RGB.astype(np.float32),
-            r"uint8 \[height, width, 3\] or \[height, width\], not float32 \[40, 50, 3\]",
+            r"uint8 \[height, width, 4\], \[height, width, 3\] or \[height, width\], not float32 \[40, 50, 3\]",
         ),
         (RGB[None], r"not uint8 \[1, 40, 50, 3\]"),
         (RGB[..., :2], r"not uint8 \[40, 50, 2\]"),

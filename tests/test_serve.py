@@ -1,6 +1,7 @@
 """The server: its images are those of `purinet predict`, its limits hold, and it shuts down cleanly."""
 
 import io
+import itertools
 import re
 import shutil
 import signal
@@ -117,6 +118,7 @@ def test_parameters_change_the_image(server: Served) -> None:
     assert response.headers["content-type"] == "image/webp"
     with Image.open(io.BytesIO(response.body)) as image:
         assert (image.format, image.mode, image.size) == ("WEBP", "RGB", (80, 60))
+    assert pixels_of(server.post("/v1/cutout?background=%23ff000080", encoded()).body).shape == (60, 80, 4)
 
 
 def test_images_are_the_same_bytes_as_those_of_purinet_predict(tmp_path: Path) -> None:
@@ -127,11 +129,13 @@ def test_images_are_the_same_bytes_as_those_of_purinet_predict(tmp_path: Path) -
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.3, x.shape).astype(np.float32), dict(shapes))
     predictor = Predictor(model, variables, 32)
+    transparent = tmp_path / "transparent.png"
+    transparent.write_bytes(encoded("PNG", rng.integers(0, 256, (50, 70, 4), dtype=np.uint8)))
     with serving(predictor) as served:
-        for kind in KINDS:
-            (result,) = predict_files(predictor, plan([photo], kind=kind), Style(kind))
+        for image, kind in itertools.product((photo, transparent), KINDS):
+            (result,) = predict_files(predictor, plan([image], kind=kind), Style(kind))
             assert result.error is None
-            assert served.post(f"/v1/{kind}", photo.read_bytes()).body == result.job.output.read_bytes()
+            assert served.post(f"/v1/{kind}", image.read_bytes()).body == result.job.output.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -83,12 +83,17 @@ def read_srgb(source: str | Path | bytes, name: str | None = None) -> tuple[np.n
       uint8 [height, width, 3], and alpha uint8 [height, width], or None if the image is opaque.
     """
     image, name = _decode(source, name)
-    alpha = None
-    with _errors_named(name):
-        if image.has_transparency_data and not image.mode.startswith("I"):
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-            alpha = None if alpha.min() == 255 else alpha
+    alpha = to_alpha(image, name)
     return to_rgb(_to_srgb(image), name), alpha
+
+
+def to_alpha(image: Image.Image, name: str) -> np.ndarray | None:
+    """Returns the alpha of a Pillow image, uint8 [height, width], or None if it is opaque; errors as `to_rgb`."""
+    with _errors_named(name):
+        if not image.has_transparency_data or image.mode.startswith("I"):
+            return None
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        return None if alpha.min() == 255 else alpha
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -15,12 +15,30 @@ from purinet_jax.prediction.refine import upsampled_strips
 TINT = (255, 40, 80)
 """The colour that `overlay` marks objects with, RGB."""
 
+NEUTRAL = (128, 128, 128)
+"""The colour that the network sees behind transparent parts of an image, RGB."""
+
 # The longer side of the image in which colours are blurred, and the windows of the two blurs, pixels.
 _BLURRED_SIDE = 512
 _BLURS = (91, 7)
 # From the threshold to the saliency that is fully transparent or opaque.
 _SOFTNESS = 0.35
 _STRIP = 1 << 18
+
+
+def visible(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Returns an image uint8 [height, width, 3] on `NEUTRAL`, by its alpha uint8 [height, width]; itself if opaque."""
+    if alpha is None:
+        return image
+    result = np.empty_like(image)
+    for rows in _strips(*alpha.shape):
+        result[rows] = _blend(image[rows], np.array(NEUTRAL, np.float32), alpha[rows, :, None])
+    return result
+
+
+def multiply(saliency: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """Returns a map uint8 [height, width] times the image's alpha, of the same type; itself if the image is opaque."""
+    return saliency if alpha is None else cv2.multiply(saliency, alpha, scale=1 / 255)
 
 
 def binary_mask(saliency: np.ndarray, threshold: float = 0.5) -> np.ndarray:
@@ -43,7 +61,7 @@ def cutout(
       uint8 [height, width, 4], RGBA; black where it is fully transparent.
     """
     opacity = _opacity(saliency, threshold)
-    shown = opacity if alpha is None else cv2.multiply(opacity, alpha, scale=1 / 255)
+    shown = multiply(opacity, alpha)
     result = np.empty((*saliency.shape, 4), np.uint8)
     for rows, colours in _object_colours(image, opacity):
         result[rows, :, :3] = colours * (shown[rows, :, None] > 0)
@@ -95,27 +113,43 @@ def _blur_fusion(
     return np.clip(front, 0, 255), back
 
 
-def composite(rgba: np.ndarray, background: tuple[int, int, int] | np.ndarray) -> np.ndarray:
+def composite(rgba: np.ndarray, background: tuple[int, ...] | np.ndarray) -> np.ndarray:
     """Puts a cut-out on a colour or on another image.
 
     Args:
       rgba: the cut-out, uint8 [height, width, 4].
       background: red, green, blue; or uint8 [rows, columns, 3], scaled to cover the cut-out and cropped to its centre.
+        Either may have alpha as its fourth.
 
     Returns:
-      uint8 [height, width, 3].
+      uint8 [height, width, 3]; or [height, width, 4], black where it is fully transparent, if the background has alpha.
     """
     height, width = rgba.shape[:2]
     if isinstance(background, np.ndarray):
+        # Pillow resizes premultiplied, so that hidden colours do not spread.
         fitted = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.BICUBIC)
         background = np.asarray(fitted)
     else:
-        background = np.broadcast_to(np.array(background, np.float32), (height, width, 3))
-    result = np.empty((height, width, 3), np.uint8)
+        background = np.broadcast_to(np.array(background, np.float32), (height, width, len(background)))
+    result = np.empty(background.shape, np.uint8)
     for rows in _strips(height, width):
-        share = rgba[rows, :, 3:] * np.float32(1 / 255)
-        result[rows] = share * rgba[rows, :, :3] + (1 - share) * background[rows] + 0.5
+        front, back = rgba[rows], background[rows]
+        if result.shape[2] == 3:
+            result[rows] = _blend(front[..., :3], back, front[..., 3:])
+            continue
+        above = front[..., 3:].astype(np.float32)
+        below = (255 - above) * (back[..., 3:] * np.float32(1 / 255))
+        alpha = above + below
+        colours = (above * front[..., :3] + below * back[..., :3]) / np.maximum(alpha, np.float32(1))
+        result[rows, :, 3:] = alpha + 0.5
+        result[rows, :, :3] = (colours + 0.5) * (result[rows, :, 3:] > 0)
     return result
+
+
+def _blend(front: np.ndarray, back: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Blends colours by an alpha of 256 levels; float32 to be truncated."""
+    share = alpha * np.float32(1 / 255)
+    return share * front + (1 - share) * back + 0.5
 
 
 def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:

@@ -18,10 +18,11 @@ from jax.stages import Compiled, Wrapped
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_srgb, to_rgb
+from purinet_jax.data.images import read_srgb, to_alpha, to_rgb
 from purinet_jax.errors import InputError
 from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.network.folding import apply_folds, find_folds
+from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
@@ -30,7 +31,8 @@ if TYPE_CHECKING:  # imports Flax, which the package's traced networks do withou
     from purinet_jax.network.model import Maps, PurNet
 
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
-"""A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB) or [height, width] (grey)."""
+"""A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB), [height, width, 4] (RGBA) or [height, width]
+(grey)."""
 
 ImageList = list[ImageLike] | tuple[ImageLike, ...]
 
@@ -100,7 +102,8 @@ class Predictor:
 
         Args:
           images: an image, or a list or tuple of them, of any sizes. Files are turned upright by their EXIF orientation
-            and converted to sRGB (`read_srgb`); arrays and Pillow images are taken as they are.
+            and converted to sRGB (`read_srgb`); arrays and Pillow images are taken as they are. Transparent parts are
+            seen on grey, and alpha multiplies the map.
           size: side of the square that images are resized to, pixels; by default `self.size`.
           refine: whether a map's edges follow those of its image if that is larger than the square
             (`purinet_jax.prediction.refine`); without, and for smaller images, maps are resized bilinearly.
@@ -120,12 +123,17 @@ class Predictor:
         return maps
 
     def _predict_batch(self, images: Sequence[ImageLike], size: int, refine: bool) -> list[np.ndarray]:
-        arrays = [_pixels(image) for image in images]
+        decoded = [_pixels(image) for image in images]
+        arrays = [visible(colours, alpha) for colours, alpha in decoded]
         squares = [resize_image(array, size, size) for array in arrays]
         maps = self.square_maps(squares, len(squares))
         resize = refine_map if refine else lambda saliency, _, image: resize_map(saliency, image.shape)
         # Interpolation may leave [0, 1] by a rounding error.
-        return [np.clip(resize(*parts), 0, 1) for parts in zip(maps, squares, arrays, strict=True)]
+        resized = [np.clip(resize(*parts), 0, 1) for parts in zip(maps, squares, arrays, strict=True)]
+        return [
+            saliency if alpha is None else saliency * (alpha * np.float32(1 / 255))
+            for saliency, (_, alpha) in zip(resized, decoded, strict=True)
+        ]
 
     def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         """Predicts the maps of square images, without resizing.
@@ -230,22 +238,25 @@ def _list_batch_size() -> int:
     return 1 if jax.default_backend() == "cpu" else 8
 
 
-def _pixels(image: ImageLike) -> np.ndarray:
-    """Converts an image to uint8 [height, width, 3]."""
+def _pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns an image as uint8 [height, width, 3], and its alpha uint8 [height, width] unless it is opaque."""
     if isinstance(image, str | os.PathLike):
-        return read_srgb(Path(image))[0]
+        return read_srgb(Path(image))
     if isinstance(image, Image.Image):
-        return to_rgb(image, "image")
+        return to_rgb(image, "image"), to_alpha(image, "image")
     if not isinstance(image, np.ndarray | Array):
         raise InputError(f"image: must be a path, a Pillow image or an array, not {type(image).__name__}")
     array = np.asarray(image)
     grey = array.ndim == 2
-    if array.dtype != np.uint8 or array.size == 0 or not (grey or (array.ndim == 3 and array.shape[2] == 3)):
+    if array.dtype != np.uint8 or array.size == 0 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise InputError(
-            "image: an array must be uint8 [height, width, 3] or [height, width], "
+            "image: an array must be uint8 [height, width, 4], [height, width, 3] or [height, width], "
             f"not {array.dtype} {list(array.shape)}"
         )
-    return np.repeat(array[:, :, None], 3, axis=2) if grey else array
+    if grey:
+        return np.repeat(array[:, :, None], 3, axis=2), None
+    alpha = np.ascontiguousarray(array[..., 3]) if array.shape[2] == 4 and array[..., 3].min() < 255 else None
+    return np.ascontiguousarray(array[..., :3]), alpha
 
 
 def _padded(images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:

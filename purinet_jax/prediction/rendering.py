@@ -12,7 +12,7 @@ import numpy as np
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import count_pixels, read_srgb
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, overlay
+from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, multiply, overlay, visible
 from purinet_jax.prediction.refine import refined_strips, released_map
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 
@@ -39,7 +39,7 @@ class Style:
       kind: "map" (grey), "mask" (black and white), "cutout" (with alpha, or on a background), "overlay" (tinted), or
         "attention" (panels: image, map, promotion, rectification, error; at most as large as the network's square).
       threshold: the saliency in (0, 1) from which a mask is white, and at which a cut-out is half transparent.
-      background: of cut-outs: red, green, blue, or an image uint8 [height, width, 3].
+      background: of cut-outs: red, green, blue, or an image uint8 [height, width, 3]; either may have alpha as well.
       refine: whether edges follow the image's (`purinet_jax.prediction.refine`); without, maps are those of the
         authors' code.
       ending: the format where no file name gives it (standard output, Ray).
@@ -47,7 +47,7 @@ class Style:
 
     kind: Kind = "map"
     threshold: float = 0.5
-    background: tuple[int, int, int] | np.ndarray | None = None
+    background: tuple[int, ...] | np.ndarray | None = None
     refine: bool = True
     ending: str = ".png"
 
@@ -55,6 +55,14 @@ class Style:
     def needs_image(self) -> bool:
         """Whether rendering needs the image at its own size."""
         return self.kind in ("cutout", "overlay") or (self.kind in ("map", "mask") and self.refine)
+
+    @property
+    def transparent(self) -> bool:
+        """Whether renderings have an alpha channel."""
+        if self.kind != "cutout" or self.background is None:
+            return self.kind == "cutout"
+        channels = self.background.shape[2] if isinstance(self.background, np.ndarray) else len(self.background)
+        return channels == 4
 
 
 def render(
@@ -71,31 +79,35 @@ def render(
       style: what to render.
       prediction: of the square, by `Predictor.square_finest_maps` for "attention", otherwise by
         `Predictor.square_maps`.
-      square: uint8 [size, size, 3], the image as the network saw it.
+      square: uint8 [size, size, 3], the image as the network saw it: `visible` and resized.
       shape: (height, width, …) of the image.
       image: uint8 [height, width, 3]; may be None unless `style.needs_image`.
-      alpha: the image's own, uint8 [height, width].
+      alpha: the image's own, uint8 [height, width]. Maps, masks and overlays are made of what it leaves visible.
 
     Returns:
-      uint8 [height, width] for "map" and "mask", [height, width, 4] for a cut-out without background, else
-      [height, width, 3]; all but "attention" have the image's size.
+      uint8 [height, width] for "map" and "mask", [height, width, 4] if `style.transparent`, else [height, width, 3];
+      all but "attention" have the image's size.
     """
     if style.kind == "attention":
         from purinet_jax.network.panels import attention_panel  # here, because it imports JAX
 
         return attention_panel(square, prediction, shape)
+    shown = None if image is None else visible(image, alpha)
     if style.refine and max(shape[:2]) > len(square):
-        assert image is not None
-        saliency = _refined_levels(prediction, square, image)
+        assert shown is not None
+        saliency = _refined_levels(prediction, square, shown)
     else:
         saliency = released_map(prediction, shape)
     if style.kind == "map":
-        return saliency
+        return multiply(saliency, alpha)
     if style.kind == "mask":
-        return binary_mask(saliency, style.threshold)
+        return binary_mask(multiply(saliency, alpha), style.threshold)
     assert image is not None
+    assert shown is not None
     if style.kind == "overlay":
-        return overlay(image, saliency)
+        return overlay(shown, multiply(saliency, alpha))
+    if alpha is not None:
+        image = np.where(alpha[..., None] > 0, image, shown)  # so that hidden colours do not spread
     rgba = cutout(image, saliency, alpha, style.threshold)
     return rgba if style.background is None else composite(rgba, style.background)
 
@@ -141,13 +153,15 @@ def render_stream(
         large = count_pixels(data, name) > _LARGE_PIXELS
         with _large_image if large else nullcontext():
             image, alpha = read_srgb(data, name)
-            kept = (image, alpha) if style.needs_image and not large else None
-            return SquareImage(resize_image(image, predictor.size, predictor.size), image.shape, kept)
+            kept: Any = (image if style.needs_image else None, alpha)
+            if large and (style.needs_image or alpha is not None):
+                kept = None
+            return SquareImage(resize_image(visible(image, alpha), predictor.size, predictor.size), image.shape, kept)
 
     def finish(index: int, prediction: Any, resized: SquareImage) -> _Delivered:
-        large = style.needs_image and resized.extra is None
+        large = resized.extra is None
         with _large_image if large else nullcontext():
-            image, alpha = read_srgb(*source(index)) if large else (resized.extra or (None, None))
+            image, alpha = read_srgb(*source(index)) if large else resized.extra
             rendering = render(style, prediction, resized.square, resized.shape, image, alpha)
             del image  # encoding needs the memory
             return deliver(index, rendering)
@@ -156,26 +170,33 @@ def render_stream(
     yield from inference_stream(predict, count, read, finish, batch_size=batch_size)
 
 
-def read_background(text: str) -> tuple[int, int, int] | np.ndarray:
+def read_background(text: str) -> tuple[int, ...] | np.ndarray:
     """Returns a background for cut-outs: an image file's pixels, or else a colour as `read_colour` takes it.
+
+    Returns:
+      uint8 [height, width, 3], or 4 if the image is transparent in parts; or the colour.
 
     Raises:
       InputError: it is neither.
     """
     if os.path.exists(text):
-        return read_srgb(text)[0]
+        image, alpha = read_srgb(text)
+        return image if alpha is None else np.dstack([image, alpha])
     colour = read_colour(text)
     if colour is None:
         raise InputError(f"{text}: neither an image's file nor a colour")
     return colour
 
 
-def read_colour(text: str) -> tuple[int, int, int] | None:
-    """Returns red, green and blue of a CSS colour (white, #80ff00, rgb(0, 90, 0)), or None if it is none."""
+def read_colour(text: str) -> tuple[int, ...] | None:
+    """Returns red, green and blue of a CSS colour (white, #80ff00, rgb(0, 90, 0)), and alpha unless it is opaque
+    (#80ff0080); None if it is no colour."""
     from PIL import ImageColor
 
     try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
+        colour = ImageColor.getrgb(text)
     except ValueError:
         return None
-    return (red, green, blue) if max(red, green, blue) < 256 else None
+    if max(colour) > 255:
+        return None
+    return colour[:3] if colour[3:] == (255,) else colour

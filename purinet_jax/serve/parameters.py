@@ -15,7 +15,10 @@ PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": Style.threshold},
     ),
     "format": ("Format of the response. WebP loses a little of colours.", {"enum": [*FORMATS], "default": "png"}),
-    "background": ("Colour behind a cut-out, as CSS writes it: white, #80ff00.", {"type": "string"}),
+    "background": (
+        "Colour behind a cut-out, as CSS writes it: white, #80ff00, or with alpha, #80ff0080.",
+        {"type": "string"},
+    ),
 }
 """Parameter → description and JSON schema. `background` is for cut-outs only."""
 

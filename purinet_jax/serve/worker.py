@@ -14,6 +14,7 @@ from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import TooManyPixels, count_pixels, encode, read_srgb
 from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
+from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.rendering import Style, render
 from purinet_jax.prediction.stream import checked_size
 
@@ -91,7 +92,7 @@ class Worker:
         with self._budget.take(pixels):
             image, alpha = read_srgb(data)
             del data
-            inference = _Inference(resize_image(image, self.size, self.size), style.kind == "attention")
+            inference = _Inference(resize_image(visible(image, alpha), self.size, self.size), style.kind == "attention")
             self._queue.put(inference)
             prediction = inference.prediction.result()
             rendered = render(style, prediction, inference.square, image.shape, image, alpha)
