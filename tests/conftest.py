@@ -1,4 +1,4 @@
-"""Four host devices for all tests (what runs on one takes the first), and one cache of compiled programs."""
+"""Four host devices for all tests (what runs on one uses the first), and one cache of compiled programs."""
 
 import atexit
 import gc
@@ -7,14 +7,17 @@ import shutil
 import tempfile
 
 import pytest
+from helpers.versions import FUSION_EMITTERS
 
-# XLA's own passes run whole; LLVM's would take as long again, for programs that run for milliseconds, and so would
-# fusions by way of MLIR and a split for more cores than each process has. The golden tests, whose programs run for
-# minutes, ask for LLVM's (`OPTIMISED`).
+# LLVM's passes, fusions by way of MLIR and a split for more cores than each process has would double the time that
+# compiling takes, for programs that run for milliseconds. The golden tests, whose programs run for minutes, turn the
+# first two on again (`OPTIMISED`).
 FLAGS = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
+if FUSION_EMITTERS:
+    FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Many tests train the same small network; what one has compiled the others load, subprocesses too.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process that starts them
@@ -26,7 +29,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process 
 # Tracing makes millions of small objects, none of them in circles; looking for circles took a fifth of its time.
 gc.set_threshold(100_000, 50, 100)
 
-# Files are dealt out to processes in this order: the longest first, lest one of them runs alone at the end.
+# Files are dealt out to processes in this order: the longest first, so that none of them runs alone at the end.
 LONGEST = ("test_golden.py", "test_train.py", "test_step.py", "test_benchmarks.py", "test_convert.py")
 
 

@@ -20,6 +20,7 @@ import pytest
 from flax import traverse_util
 from helpers.products import convolution_by_products
 from helpers.released import RELEASED
+from helpers.versions import FUSION_EMITTERS
 
 from purinet_jax.network.config import ModelConfig
 from purinet_jax.network.folding import fold_batchnorm
@@ -35,7 +36,9 @@ SALT = os.environ.get("PURNET_GOLDEN_SALT", "")
 SEED = int(os.environ.get("PURNET_GOLDEN_SEED", "0"))
 LEVELS = range(1, 6)
 # LLVM's first optimisation level: the third, which users have, takes longer to compile than it saves here.
-OPTIMISED = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
+OPTIMISED: dict[str, str | bool | int] = {"xla_backend_optimization_level": 1}
+if FUSION_EMITTERS:
+    OPTIMISED["xla_cpu_use_fusion_emitters"] = True
 TERMS = ("main", "promotion", "rectification_saliency", "rectification_error", "structural")
 
 
