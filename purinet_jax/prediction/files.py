@@ -21,7 +21,7 @@ from purinet_jax.data.images import EXTENSIONS, encode
 from purinet_jax.errors import InputError
 from purinet_jax.files import read_bytes, reason, write_atomically
 from purinet_jax.prediction.rendering import KINDS, Kind, Style, check_style, render_stream
-from purinet_jax.prediction.video import check_video, predict_video
+from purinet_jax.prediction.video import VIDEO_ENDINGS, check_video, predict_video
 
 if TYPE_CHECKING:  # imports JAX, which bad files need not wait for
     from purinet_jax.prediction.predictor import Predictor
@@ -30,9 +30,6 @@ Existing = Literal["refuse", "overwrite", "skip"]
 
 ENDINGS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tiff"}
 """File endings of the output formats."""
-
-VIDEO_ENDINGS = (".gif", ".mp4", ".webm")
-"""Endings, in lower case, by which a video is recognised."""
 
 STANDARD = Path("-")
 """Stands for the standard input or output in a `Job`."""

@@ -1,6 +1,8 @@
 """Render the frames of videos with PyAV (FFmpeg): as many frames, at the same times, with sound if the format stays."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +19,40 @@ from purinet_jax.progress import progress_bar
 if TYPE_CHECKING:
     from purinet_jax.prediction.predictor import Predictor
 
-_BT709 = 1
-"""FFmpeg's code of the RGB to YUV matrix of high definition; any other is taken as BT.601."""
+# By ending: FFmpeg's format and encoder.
+_FORMATS = {
+    ".avi": ("avi", "libx264"),
+    ".gif": ("gif", "gif"),
+    ".m4v": ("mp4", "libx264"),
+    ".mkv": ("matroska", "libx264"),
+    ".mov": ("mov", "libx264"),
+    ".mp4": ("mp4", "libx264"),
+    ".webm": ("webm", "libvpx-vp9"),
+}
 
-# By format: encoder, pixels and settings; quality that is hard to tell from the original, at a speed for CPUs.
-_ENCODERS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "mp4": ("libx264", "yuv420p", {"crf": "18"}),
-    "webm": (
-        "libvpx-vp9",
+# By encoder: pixels and settings; quality that is hard to tell from the original, at a speed for CPUs.
+_ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "libx264": ("yuv420p", {"crf": "18"}),
+    "libvpx-vp9": (
         "yuv420p",
         {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1", "auto-alt-ref": "0"},
     ),
-    "gif": ("gif", "pal8", {}),
+    "gif": ("pal8", {}),
 }
+
+VIDEO_ENDINGS = tuple(_FORMATS)
+"""Endings, in lower case, by which a video is recognised."""
+
+# FFmpeg's names of the RGB to YUV matrices, which ITU-T H.273 numbers.
+_MATRICES = (
+    *("gbr", "bt709", "unknown", "reserved", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco", "bt2020nc"),
+    *("bt2020c", "smpte2085", "chroma-derived-nc", "chroma-derived-c", "ictcp", "ipt-c2", "ycgco-re", "ycgco-ro"),
+)
+_BT709, _UNKNOWN, _FCC = 1, 2, 4
+_CONVERTIBLE = (1, 2, 4, 5, 6, 7, 9)  # by FFmpeg's swscale, which takes an unknown matrix for smpte170m
+_LIMITED_RANGE = 1
+
+_UNREADABLE = "no video can be made of it"
 
 
 def check_video(style: Style) -> None:
@@ -47,7 +70,9 @@ def predict_video(
 ) -> None:
     """Renders each frame of a video into a new video, which is written atomically.
 
-    MP4 is written as H.264, WebM as VP9 (with alpha for a cut-out without background), GIF with a palette per frame.
+    MP4, M4V, QuickTime, Matroska and AVI are written as H.264, WebM as VP9 (with alpha for a cut-out without
+    background), GIF with a palette per frame. Frames are turned upright. Matrix, range, primaries and transfer of the
+    colours and the sample aspect ratio stay; values are 8-bit, and PQ and HLG are not tone-mapped.
 
     Args:
       predictor: the network.
@@ -58,74 +83,153 @@ def predict_video(
       progress: whether to show a bar on stderr.
 
     Raises:
-      InputError: the video cannot be read to its end, or the output cannot be written.
+      InputError: the video cannot be read to its end, its colours cannot be converted, or the output cannot be written;
+        if its folder or name is why, no frame is predicted.
     """
     import av
 
-    try:
-        with av.open(str(source)) as probe:
-            first = next(probe.decode(video=0))
+    first = _first_frame(source)
+    with _errors_of(output, "cannot be written"), atomic_path(output) as temporary:
+        with suppress(FileNotFoundError):
+            output.lstat()  # fails if the name is too long
+        temporary.touch()  # fails if the folder is not writable; FFmpeg opens the file after the first frame
         with (
-            atomic_path(output) as temporary,
             av.open(str(source)) as video,
-            av.open(str(temporary), "w", format=output.suffix.lower()[1:]) as written,
+            av.open(str(temporary), "w", format=_FORMATS[output.suffix.lower()][0]) as written,
         ):
             track = video.streams.video[0]
-            stream = _add_stream(written, track, _upright(first, first).shape, style)
+            stream = _add_stream(written, track, first, output, style)
             kept = video.streams.audio if source.suffix.lower() == output.suffix.lower() else ()
             sounds = {sound.index: written.add_stream_from_template(sound) for sound in kept}
-            decoded = _frames(video, written, sounds)
+            decoded = _frames(video, written, sounds, source, output)
             frames = progress_bar(decoded, total=track.frames or None, shown=progress, desc="predicting", unit="frame")
-            for frame, rendering in _render(frames, first, predictor, style, batch_size):
+            for frame, rendering in _render(frames, first, source, predictor, style, batch_size):
                 written.mux(stream.encode(_encodable(rendering, frame, stream)))
             written.mux(stream.encode(None))
+
+
+@contextmanager
+def _errors_of(path: Path, failure: str) -> Iterator[None]:
+    """Raises the errors of FFmpeg and of the system as `InputError`s that name a file."""
+    import av
+
+    try:
+        yield
     except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{source}: no video can be made of it: {reason(error)}") from error
-    except (StopIteration, IndexError) as error:
-        raise InputError(f"{source}: no video can be made of it: not a video, or a damaged one") from error
+        raise InputError(f"{path}: {failure}: {reason(error)}") from error
 
 
-def _add_stream(written: Any, video: Any, shape: Sequence[int], style: Style) -> Any:
-    """Adds a video stream of frames [height, width, …] with the time base of the given one."""
-    height, width = shape[:2]
-    codec, pixels, options = _ENCODERS[written.format.name]
-    if pixels == "yuv420p" and codec == "libx264" and (height % 2 or width % 2):
+def _first_frame(source: Path) -> Any:
+    import av
+
+    with _errors_of(source, _UNREADABLE), av.open(str(source)) as video:
+        tracks = video.streams.video
+        if not tracks:
+            raise InputError(f"{source}: {_UNREADABLE}: it has no video track")
+        if tracks[0].codec_context is None:
+            raise InputError(f"{source}: {_UNREADABLE}: FFmpeg has no decoder for its video track")
+        first = next(video.decode(tracks[0]), None)
+        if first is None:
+            raise InputError(f"{source}: {_UNREADABLE}: it has no frames")
+        return first
+
+
+def _add_stream(written: Any, track: Any, first: Any, output: Path, style: Style) -> Any:
+    """Adds a video stream with the size, times and colours of a video's track, by its first frame."""
+    codec = _FORMATS[output.suffix.lower()][1]
+    pixels, options = _ENCODERS[codec]
+    transposed = _orientation(first)[0]
+    height, width = (first.width, first.height) if transposed else (first.height, first.width)
+    aspect_ratio = track.sample_aspect_ratio or 1
+    aspect_ratio = 1 / aspect_ratio if transposed else aspect_ratio
+    if codec == "libvpx-vp9":  # PyAV cannot give WebM an aspect ratio, so that its samples become square
+        width, aspect_ratio = round(width * aspect_ratio), 1
+    if codec == "libx264" and (height % 2 or width % 2):
         pixels = "yuv444p"  # H.264 halves only even sides
-    if codec == "libvpx-vp9" and style.kind == "cutout" and style.background is None:
+    if codec == "libvpx-vp9" and style.transparent:
         pixels = "yuva420p"
     if codec == "gif" and style.kind in ("map", "mask"):
         pixels = "gray"
-    stream = written.add_stream(codec, rate=video.average_rate or 25, options=options)
+    if written.format.name == "avi":
+        options = {**options, "bf": "0"}  # AVI has no times to reorder frames by
+    stream = written.add_stream(codec, rate=track.average_rate or 25, options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, pixels
-    stream.codec_context.time_base = video.time_base
+    context = stream.codec_context
+    context.time_base = track.time_base
+    if track.sample_aspect_ratio:
+        context.sample_aspect_ratio = aspect_ratio
     if codec != "gif":
-        stream.codec_context.colorspace = video.codec_context.colorspace
+        in_rgb = _is_rgb(first)
+        matrix = _BT709 if in_rgb else _matrix(first)
+        context.colorspace = _BT709 if matrix == _FCC and codec == "libvpx-vp9" else matrix  # VP9 has no code for FCC
+        context.color_range = _LIMITED_RANGE if in_rgb else first.color_range
+        context.color_primaries, context.color_trc = (
+            _UNKNOWN if code in (0, 3) else code  # 0 and 3 are reserved
+            for code in (first.color_primaries, first.color_trc)
+        )
     return stream
 
 
-def _frames(video: Any, written: Any, sounds: Mapping[int, Any]) -> Iterator[Any]:
+def _frames(video: Any, written: Any, sounds: Mapping[int, Any], source: Path, output: Path) -> Iterator[Any]:
     """The frames of a video; packets of its sound, by stream index, are copied along the way."""
-    for packet in video.demux(video.streams.video[0], *(video.streams[index] for index in sounds)):
-        if packet.stream.type == "video":
-            yield from packet.decode()
-        elif packet.dts is not None:  # the last packet of a stream is empty
-            packet.stream = sounds[packet.stream.index]
-            written.mux(packet)
+    in_avi = video.format.name == "avi"
+    slots: deque[int] = deque()  # AVI has a slot per packet; FFmpeg can guess the frames' times from them out of order
+    with _errors_of(source, _UNREADABLE):
+        for packet in video.demux(video.streams.video[0], *(video.streams[index] for index in sounds)):
+            if packet.stream.type == "video":
+                if in_avi and packet.size:
+                    slots.append(packet.dts)
+                for frame in packet.decode():
+                    frame.pts = slots.popleft() if slots else frame.pts
+                    yield frame
+            elif packet.dts is not None:  # the last packet of a stream is empty
+                packet.stream = sounds[packet.stream.index]
+                with _errors_of(output, "cannot be written"):
+                    written.mux(packet)
 
 
-def _upright(frame: Any, first: Any) -> np.ndarray:
-    """A frame as uint8 [height, width, 3], turned as the file's metadata says, of the size of the first."""
+def _is_rgb(frame: Any) -> bool:
+    return frame.format.is_rgb or frame.format.has_palette
+
+
+def _matrix(frame: Any) -> int:
+    """The code of the matrix to convert a frame with: `_UNKNOWN` if it is RGB or its code is reserved."""
+    return _UNKNOWN if _is_rgb(frame) or frame.colorspace in (0, 3) else frame.colorspace
+
+
+def _orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """How to turn a frame upright: whether to transpose it, and then to flip it vertically and horizontally."""
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return False, False, False
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y); the matrix is a, b, u, c, d, v, x, y, w, little-endian.
+    a, b, _, c, d = (int(value) for value in np.frombuffer(frame.side_data["DISPLAYMATRIX"], np.int32)[:5])
+    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
+
+
+def _upright(frame: Any, first: Any, source: Path) -> np.ndarray:
+    """A frame as uint8 [height, width, 3], turned as the file's metadata says, of the size of the first.
+
+    Raises:
+      InputError: FFmpeg cannot convert the frame's matrix.
+    """
+    frame.colorspace = matrix = _matrix(frame)
+    if matrix not in _CONVERTIBLE:
+        name = _MATRICES[matrix] if matrix < len(_MATRICES) else matrix
+        raise InputError(f"{source}: colours with the matrix {name} are not supported; convert it to bt709")
     array = frame.to_ndarray(format="rgb24", width=first.width, height=first.height)
-    return np.ascontiguousarray(np.rot90(array, round(frame.rotation / 90)))
+    transposed, *flips = _orientation(frame)
+    if transposed:
+        array = array.transpose(1, 0, 2)
+    return np.ascontiguousarray(np.flip(array, [axis for axis in (0, 1) if flips[axis]]))
 
 
 def _render(
-    frames: Iterable[Any], first: Any, predictor: "Predictor", style: Style, batch_size: int
+    frames: Iterable[Any], first: Any, source: Path, predictor: "Predictor", style: Style, batch_size: int
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs each frame with its rendering, batch by batch."""
     remaining = iter(frames)
     while batch := list(islice(remaining, batch_size)):
-        images = [_upright(frame, first) for frame in batch]
+        images = [_upright(frame, first, source) for frame in batch]
         squares = [resize_image(image, predictor.size, predictor.size) for image in images]
         maps = predictor.square_maps(squares, batch_size)
         for frame, image, square, saliency in zip(batch, images, squares, maps, strict=True):
@@ -147,7 +251,13 @@ def _encodable(rendering: np.ndarray, frame: Any, stream: Any) -> Any:
         channels = {2: "gray", 3: "rgb24"}[rendering.ndim] if rendering.shape[-1] != 4 else "rgba"
         made = av.VideoFrame.from_ndarray(rendering, format=channels)
         if stream.pix_fmt != "gray":
-            matrix = "ITU709" if stream.codec_context.colorspace == _BT709 else "ITU601"
-            made = made.reformat(format=stream.pix_fmt, dst_colorspace=matrix)
+            context = stream.codec_context
+            made = made.reformat(
+                width=stream.width,
+                height=stream.height,
+                format=stream.pix_fmt,
+                dst_colorspace=context.colorspace,
+                dst_color_range=context.color_range,
+            )
     made.pts, made.time_base, made.duration = frame.pts, frame.time_base, frame.duration
     return made
