@@ -1,17 +1,21 @@
 """Image files: every kind that a data set may hold is read; what cannot be read is named in one line."""
 
 import io
+import logging
 import os
 import stat
 import struct
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
+from purinet_jax.data import images as images_module
 from purinet_jax.data.images import (
+    EXTENSIONS,
     PIXEL_LIMIT,
     check_image,
     count_pixels,
@@ -262,7 +266,7 @@ def test_palette_masks() -> None:
         (png_header(20000, 20000), "pixels"),
         (png_header(10000, 10000), "damaged"),  # Pillow would warn of this size
         (encoded(Image.new("F", (2, 2)), "TIFF"), "floating-point"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image that is read"),
     ],
 )
 @pytest.mark.parametrize("read", [read_rgb, read_mask])
@@ -328,3 +332,125 @@ def test_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="No space left"):
         write_atomically(tmp_path / "a.bin", b"x")
     assert os.listdir(tmp_path) == []
+
+
+def with_chunk(data: bytes, kind: bytes, body: bytes, last: bool = False) -> bytes:
+    """Adds a chunk to a PNG file, before or after its pixels."""
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    at = len(data) - 12 if last else 33
+    return data[:at] + chunk + data[at:]
+
+
+LARGE = os.urandom(4) * (1 << 19)  # 2 MiB
+LARGE_CHUNKS = {
+    "text": (b"tEXt", b"Comment\0" + LARGE),
+    "compressed text": (b"zTXt", b"Comment\0\0" + zlib.compress(LARGE)),
+    "international text": (b"iTXt", b"Comment\0\1\0en\0\0" + zlib.compress(LARGE)),
+    "damaged text": (b"zTXt", b"Comment\0\0" + b"damaged"),
+}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("chunk", LARGE_CHUNKS)
+def test_pixels_do_not_depend_on_large_texts(chunk: str, last: bool) -> None:
+    data = with_chunk(encoded(RGB, exif=turned(6)), *LARGE_CHUNKS[chunk], last)
+    np.testing.assert_array_equal(read_rgb(data), np.rot90(RGB, -1))
+    assert check_image(data) == (7, 5)
+
+
+def test_many_texts_are_removed_quickly() -> None:
+    bomb = zlib.compress(bytes(1 << 22))
+    data = encoded(RGB)
+    text = with_chunk(data, b"zTXt", b"Comment\0\0" + bomb)[33 : 33 + 12 + 9 + len(bomb)]
+    data = data[:33] + text * 5_000 + data[33:]
+    np.testing.assert_array_equal(read_rgb(data), RGB)
+
+
+def test_a_large_profile_is_applied() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    large = profile + bytes(2 << 20)
+    data = with_chunk(encoded(RGB), b"iCCP", b"p\0\0" + zlib.compress(large))
+    _, found = images_module.without_large_metadata(data)
+    assert found == large
+    np.testing.assert_array_equal(read_srgb(data)[0], RGB)  # of another colour space than the pixels
+    assert images_module.without_large_metadata(encoded(RGB, icc_profile=profile))[1] is None
+    endless = with_chunk(encoded(RGB), b"iCCP", b"p\0\0" + zlib.compress(bytes(1 << 25)))
+    assert images_module.without_large_metadata(endless)[1] is None
+    np.testing.assert_array_equal(read_srgb(endless)[0], RGB)
+
+
+def test_small_metadata_stays() -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Comment", "small", zip=True)
+    data = encoded(RGB, pnginfo=texts)
+    assert images_module.without_large_metadata(data) == (data, None)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "JPEG2000", "WEBP"])
+def test_other_formats(kind: str) -> None:
+    colours = np.zeros((16, 24, 3), np.uint8)
+    colours[4:12, 6:18] = (250, 40, 20)
+    options: dict = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "WEBP": {"lossless": True}}.get(kind, {})
+    image = read_rgb(encoded(colours, kind, **options))
+    assert np.abs(image.astype(int) - colours).max() < 12
+    assert check_image(encoded(colours, kind, **options)) == (16, 24)
+
+
+def test_endings_are_known() -> None:
+    for ending in (".avif", ".gif", ".heic", ".jfif", ".jp2", ".jpe"):
+        assert f"a{ending.upper()}".lower().endswith(EXTENSIONS)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_read(
+    kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "_said", set())
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            assert np.abs(read_rgb(data, "a.gif").astype(int) - (255, 0, 0)).max() < 12
+    assert caplog.text.count("a.gif: an animation, of which the first frame is read") == 1
+
+
+def test_heic_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    heic = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(40)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match=r"^a\.heic: HEIC, which needs an extra: pip install 'purinet_jax\[heif\]'"):
+        read_rgb(heic, "a.heic")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
+        (b"8BPS\0\1", "Photoshop"),
+        (b"  <svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0", "video"),
+        (b"\0\0\0\x14ftypqt  \0\0\0\0", "video"),
+        (b"\x1a\x45\xdf\xa3\1\0\0\0", "Matroska"),
+        (b"RIFF\0\0\0\0AVI LIST", "AVI"),
+        (b"%PDF-1.7", "PDF"),
+    ],
+)
+def test_other_formats_are_not_called_damaged(data: bytes, kind: str) -> None:
+    with pytest.raises(
+        InputError, match=f"a.bin: not an image that is read, but of another format: .*{kind}"
+    ) as caught:
+        read_rgb(data, "a.bin")
+    assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_unused_bits_are_stretched(
+    bits: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images_module, "_said", set())
+    top = (1 << bits) - 1
+    values = np.array([[0, top // 3, top]], np.uint16)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            np.testing.assert_array_equal(read_rgb(encoded(values), "a.png")[0, :, 1], [0, 85, 255])
+    assert caplog.text.count(f"a.png: 16-bit values of which {bits} bits are used") == 1
+    np.testing.assert_array_equal(read_rgb(encoded(values << (16 - bits)))[0, ::2, 1], [0, 255])

@@ -5,19 +5,26 @@ masks of zeros and ones. A file that cannot be read raises an `InputError` that 
 """
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from purinet_jax.data.png_metadata import without_large_metadata
 from purinet_jax.errors import InputError
 from purinet_jax.files import one_line, read_bytes, reason
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 """File name extensions, in lower case, by which an image file is recognised in a folder or archive."""
 
 PIXEL_LIMIT = 178_956_970
@@ -28,7 +35,30 @@ PIXEL_LIMIT = 178_956_970
 _SCAN_LIMIT = 100
 
 # Named, because Pillow would otherwise also try formats that run other programs (EPS starts Ghostscript).
-_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
+
+# By their first bytes, files that are intact and not read; "?" stands for any byte.
+_UNSUPPORTED = {
+    b"%!PS": "PostScript",
+    b"%PDF": "PDF",
+    b"8BPS": "Photoshop",
+    b"<svg": "SVG",
+    b"<?xml": "SVG or other XML",
+    b"gimp xcf": "GIMP",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\1\0": "icon",
+    b"v/1\1": "OpenEXR",
+    b"#?RADIANCE": "Radiance",
+    b"qoif": "QOI",
+    b"SIMPLE  =": "FITS",
+    b"PK\3\4": "zip",
+    b"\x1a\x45\xdf\xa3": "video (Matroska or WebM)",
+    b"RIFF????AVI ": "video (AVI)",
+    b"????ftyp": "video (MP4 or QuickTime)",
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 # zlib's strategy Z_RLE: files of maps and masks are 5 and 16 % smaller and take half the time or less.
 _RUN_LENGTHS = 3
@@ -49,6 +79,9 @@ _WITH_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"
 
 _warnings_lock = threading.Lock()
 
+# What has been said of images of a kind, which is said once.
+_said: set[str] = set()
+
 
 class TooManyPixels(InputError):
     """An image that is larger than `PIXEL_LIMIT`, or than its format can hold."""
@@ -57,7 +90,8 @@ class TooManyPixels(InputError):
 def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Reads an image file as RGB.
 
-    Grey is repeated three times, alpha is dropped, 16-bit values are scaled to 8 bits.
+    Grey is repeated three times, alpha is dropped, 16-bit values are scaled to 8 bits, by their significant bits where
+    not all are used. Of an animation the first frame is read.
 
     Args:
       source: the file's path, or its bytes.
@@ -67,10 +101,10 @@ def read_rgb(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
       uint8 [height, width, 3], upright as the EXIF orientation says.
 
     Raises:
-      InputError: the file is missing, empty, damaged, or not an image.
+      InputError: the file is missing, empty, damaged, or not an image of a supported format.
       TooManyPixels: it is larger than `PIXEL_LIMIT`.
     """
-    return to_rgb(*_decode(source, name))
+    return to_rgb(*decode(source, name))
 
 
 def read_srgb(source: str | Path | bytes, name: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -82,7 +116,7 @@ def read_srgb(source: str | Path | bytes, name: str | None = None) -> tuple[np.n
     Returns:
       uint8 [height, width, 3], and alpha uint8 [height, width], or None if the image is opaque.
     """
-    image, name = _decode(source, name)
+    image, name = decode(source, name)
     alpha = to_alpha(image, name)
     return to_rgb(_to_srgb(image), name), alpha
 
@@ -129,7 +163,7 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
         raise InputError(f"{name}: its pixels are floating-point numbers of unknown range")
     with _errors_named(name):
         if image.mode.startswith("I"):
-            return np.repeat(_eight_bits(_sixteen_bits(image, name))[:, :, None], 3, axis=2)
+            return np.repeat(_eight_bits(_sixteen_bits(image, name), name)[:, :, None], 3, axis=2)
         if "transparency" in image.info or image.mode == "PA":
             image = image.convert("RGBA")  # converting straight to RGB, Pillow warns and paints transparency in
         return np.array(image if image.mode == "RGB" else image.convert("RGB"))
@@ -143,22 +177,34 @@ def read_mask(source: str | Path | bytes, name: str | None = None) -> np.ndarray
 def read_grey(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Reads a mask file as grey values; arguments as of `read_rgb`.
 
-    16-bit values are scaled to 8 bits. A file whose brightest value is 1 holds zeros and ones, which become 0 and 255,
-    and a 16-bit file with nothing above 255 holds 8-bit values.
+    16-bit values are scaled to 8 bits, by their significant bits. A file whose brightest value is 1 holds zeros and
+    ones, which become 0 and 255. What other codings mean, only a set of masks shows: `purinet_jax.data.masks`.
 
     Returns:
       uint8 [height, width], 0 to 255, upright as the file's own EXIF orientation says.
 
     Raises:
-      InputError: as `read_rgb`, or the file is a palette of colours, in which brightness has no meaning.
+      InputError: as `read_rgb`, or the file holds colours, in which brightness has no meaning.
     """
-    image, name = _decode(source, name)
+    return to_grey(*decode(source, name))
+
+
+def to_grey(image: Image.Image, name: str) -> np.ndarray:
+    """Converts a Pillow image to grey values as `read_grey` does."""
+    values = stored_grey(image, name)
+    return values * np.uint8(255) if values.max() <= 1 else values
+
+
+def stored_grey(image: Image.Image, name: str) -> np.ndarray:
+    """Converts a Pillow image to grey values as `read_grey` does, but zeros and ones stay so."""
+    if image.mode in ("RGB", "RGBA") and has_colours(image):
+        raise InputError(f"{name}: grey values are needed, but this holds colours")
     values = _grey_values(image, name)
     if values.dtype == np.float64:
         raise InputError(f"{name}: its pixels are floating-point numbers of unknown range")
-    if values.dtype != np.uint8 and values.max() > 255:
-        values = _eight_bits(values)
-    return values.astype(np.uint8) * np.uint8(255 if values.max() <= 1 else 1)
+    if values.dtype != np.uint8:
+        values = _eight_bits(values, name)
+    return values
 
 
 def read_map(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
@@ -171,7 +217,7 @@ def read_map(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
       [height, width], upright as the file's own EXIF orientation says: uint8 for up to 8 bits, where the ones of a
       1-bit file are 255; float64 in [0, 1] for 16 bits; float64 as stored for floating-point numbers (TIFF).
     """
-    image, name = _decode(source, name)
+    image, name = decode(source, name)
     values = _grey_values(image, name)
     if values.dtype in (np.uint8, np.float64):
         return values * np.uint8(255) if image.mode == "1" else values
@@ -191,6 +237,20 @@ def _grey_values(image: Image.Image, name: str) -> np.ndarray:
                 raise InputError(f"{name}: grey values are needed, but this is a palette of colours")
             return colours[..., 0]
         return np.asarray(image if image.mode == "1" else image.convert("L"), np.uint8)
+
+
+def has_colours(image: Image.Image) -> bool:
+    """Whether any pixel of an RGB, RGBA or palette image is not grey; lossy formats are allowed slight differences."""
+    pixels = np.asarray(image if image.mode in ("RGB", "RGBA") else image.convert("RGBA"))
+    slight = slight_differences(image)
+    if slight == 0:
+        return bool((pixels[..., 0] != pixels[..., 1]).any() or (pixels[..., 1] != pixels[..., 2]).any())
+    return bool((pixels[..., :3].max(-1) - pixels[..., :3].min(-1)).max() > slight)
+
+
+def slight_differences(image: Image.Image) -> int:
+    """Returns how much channels may differ in a file's grey, and how bright its black may be, of 255."""
+    return 32 if image.format in ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP") else 0
 
 
 def count_pixels(source: str | Path | bytes, name: str | None = None) -> int:
@@ -302,10 +362,16 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
     name = one_line(name or ("image" if isinstance(source, bytes) else source))
     if not data:
         raise InputError(f"{name}: the file is empty")
+    data, profile = without_large_metadata(data)
     try:
+        formats = (*_FORMATS, *_heif_format(data, name))
         with _warnings_ignored():
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            image = Image.open(io.BytesIO(data), formats=formats)
+    except InputError:
+        raise
     except Image.UnidentifiedImageError as error:
+        if kind := _unsupported(data):
+            raise InputError(f"{name}: not an image that is read, but of another format: {kind}") from error
         raise InputError(f"{name}: not an image, or a damaged one") from error
     except Image.DecompressionBombError as error:
         raise TooManyPixels(f"{name}: has more than {PIXEL_LIMIT:,} pixels") from error
@@ -318,16 +384,49 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
         raise TooManyPixels(f"{name}: has more than {PIXEL_LIMIT:,} pixels: {width}×{height}")
     if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _SCAN_LIMIT:
         raise InputError(f"{name}: a JPEG of more than {_SCAN_LIMIT} scans")
+    if profile is not None:
+        image.info["icc_profile"] = profile
+    if image.format in _ANIMATED:
+        with suppress(Exception):  # of frames after the first, which are not read
+            if getattr(image, "is_animated", False):
+                _say_once("animation", f"{name}: an animation, of which the first frame is read")
     return image, name
 
 
-def _decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
+def _unsupported(data: bytes) -> str | None:
+    """Returns the format of a file that is not read, by its first bytes, if it is known."""
+    start = data[:16].lstrip() if data[:16].lstrip().startswith(b"<") else data[:16]
+    for signature, kind in _UNSUPPORTED.items():
+        if len(start) >= len(signature) and all(
+            s in (byte, ord("?")) for s, byte in zip(signature, start, strict=False)
+        ):
+            return kind
+    return None
+
+
+def _heif_format(data: bytes, name: str) -> tuple[str, ...]:
+    """Returns Pillow's name of HEIF if a file is one, having made Pillow read it; AVIF is another format."""
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS or b"avif" in data[12:64]:
+        return ()
+    try:
+        import pillow_heif  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise InputError(f"{name}: HEIC, which needs an extra: pip install 'purinet_jax[heif]'") from error
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
     """Returns the image, decoded and upright, and the name for errors."""
     image, name = _open(source, name)
     with _errors_named(f"{name}: damaged"):
         image.load()
     transposition = _TRANSPOSITIONS.get(_orientation(image))
-    return (image if transposition is None else image.transpose(transposition)), name
+    if transposition is None:
+        return image, name
+    upright = image.transpose(transposition)
+    upright.format = image.format
+    return upright, name
 
 
 def _orientation(image: Image.Image) -> int:
@@ -349,6 +448,19 @@ def _sixteen_bits(image: Image.Image, name: str) -> np.ndarray:
     return values
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Scales 16-bit values to uint8."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Scales 16-bit values to uint8. Of files that hold fewer bits, as of scanners, the significant ones are scaled."""
+    highest = int(values.max())
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)
+    if bits == 8:
+        return values.astype(np.uint8)
+    if bits < 16:
+        _say_once(f"{bits} bits", f"{name}: 16-bit values of which {bits} bits are used, which are stretched")
+    top = np.uint32((1 << bits) - 1)
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+
+
+def _say_once(key: str, line: str) -> None:
+    if key not in _said:
+        _said.add(key)
+        logger.info("%s (said once)", line)
