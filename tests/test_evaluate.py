@@ -282,7 +282,7 @@ def test_examples_are_the_requested_images(root: Path, network: bool) -> None:
 def test_masks_are_named_after_their_data_set(tmp_path: Path, path: str, name: str) -> None:
     masks = tmp_path / path
     masks.parent.mkdir(exist_ok=True)
-    mask = to_png(np.zeros((2, 2), np.uint8))
+    mask = to_png(np.array([[0, 255]], np.uint8))
     if path.endswith(".zip"):
         with zipfile.ZipFile(masks, "w") as archive:
             archive.writestr("a.png", mask)

@@ -1,5 +1,6 @@
 """A thousand damaged files: each is read or named once, and nothing crashes, hangs or fills the memory."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.damage import MUTATIONS, claim_size, encode
+from PIL import Image
 
 from purinet_jax.data import check_pairs, evaluation_batches, open_pairs
 from purinet_jax.data.images import PIXEL_LIMIT
+from purinet_jax.data.masks import understand
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
 
@@ -84,3 +87,47 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     assert len(result["bad"]) == 6
     assert all(f"has more than {PIXEL_LIMIT:,} pixels" in reason for _, reason in result["bad"])
     assert result["grown"] < 100_000  # KiB; the smallest would take half a GiB
+
+
+LABEL_FILES = 300
+
+
+def label_file(rng: np.random.Generator) -> bytes:
+    """A mask of two to six values, in any mode that a PNG has."""
+    top = int(rng.choice([4, 22, 150, 256]))
+    values = rng.choice(top, min(int(rng.integers(2, 7)), top), replace=False)
+    if rng.random() < 0.3:
+        values[0] = 255
+    if rng.random() < 0.7:
+        values[-1] = 0
+    labels = np.kron(values[rng.integers(0, len(values), (6, 8))], np.ones((4, 4))).astype(np.uint8)
+    colours = rng.integers(0, 256, (256, 3), dtype=np.uint8)
+    palette = Image.fromarray(labels).convert("P")
+    palette.putpalette(colours.tobytes())
+    images = (
+        Image.fromarray(labels),
+        palette,
+        Image.fromarray(np.repeat(labels[..., None], 3, axis=2)),
+        Image.fromarray((colours * (np.arange(256) > 0)[:, None]).astype(np.uint8)[labels]),
+        Image.fromarray(np.dstack([np.full_like(labels, 255), labels])),
+        Image.fromarray(np.dstack([np.repeat(labels[..., None], 3, axis=2), labels])),
+        Image.fromarray(labels.astype(np.uint16) * np.uint16(rng.choice([1, 16, 100, 257]))),
+        Image.fromarray(labels > values.mean()),
+    )
+    buffer = io.BytesIO()
+    images[int(rng.integers(len(images)))].save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_label_files_of_any_coding_are_understood_or_refused() -> None:
+    refused = []
+    for seed in range(LABEL_FILES):
+        data = label_file(np.random.default_rng(seed))
+        try:
+            mask = understand("set", ["a.png"], lambda member, data=data: data).read(data) >= 128
+        except InputError as error:
+            refused.append(str(error))
+            continue
+        assert 0 < mask.mean() < 1, seed
+    assert LABEL_FILES // 10 < len(refused) < LABEL_FILES // 2
+    assert all("--object-labels" in message for message in refused)

@@ -286,7 +286,9 @@ MASKS: dict[str, tuple[Callable[[], bytes], str, bool]] = {
 def test_every_reader_sees_the_same_image(tmp_path: Path, image: str) -> None:
     make, ending, kept = IMAGES[image]
     height, width = read_rgb(make()).shape[:2]
-    assert_stored(tmp_path, make(), ending, to_png(np.zeros((height, width), np.uint8)), ".png", "image", kept)
+    mask = np.zeros((height, width), np.uint8)
+    mask[0] = 255
+    assert_stored(tmp_path, make(), ending, to_png(mask), ".png", "image", kept)
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -27,6 +27,17 @@ def add_checkpoint(parser: argparse.ArgumentParser, use: str = "") -> None:
     )
 
 
+def add_object_labels(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument of commands that read masks."""
+    parser.add_argument(
+        "--object-labels",
+        type=_labels,
+        default=(),
+        metavar="N,N,…",
+        help="values of masks that are the object, of palettes their indices (default: found out from the masks)",
+    )
+
+
 def add_require(parser: argparse.ArgumentParser) -> None:
     """Adds the argument of commands that use an accelerator if there is one."""
     parser.add_argument("--require", choices=("gpu", "tpu"), help="refuse to run on anything else")
@@ -60,6 +71,11 @@ def not_negative(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    """Integers of at least 0, such as "1,2"."""
+    return tuple(not_negative(part) for part in text.split(","))
 
 
 def named(text: str) -> tuple[str | None, Path]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from purinet_jax.commands.arguments import add_network_arguments, named, not_negative, say_devices
+from purinet_jax.commands.arguments import add_network_arguments, add_object_labels, named, not_negative, say_devices
 from purinet_jax.devices import describe_cpu, describe_devices, usable_cores
 from purinet_jax.errors import InputError
 from purinet_jax.files import write_atomically
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-unpaired", action="store_true", help="leave out files without a counterpart, and report them"
     )
+    add_object_labels(parser)
     form = parser.add_mutually_exclusive_group()
     for name, what in {
         "json": "JSON, with all digits, instead of a table",
@@ -85,9 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.per_image}: its folder does not exist")
     if arguments.masks is not None:
         name, path = named(arguments.masks)
-        truths = [open_masks(path, name)]
+        truths = [open_masks(path, name, arguments.object_labels)]
     else:
-        truths = [open_data(path, name, arguments.skip_unpaired) for name, path in map(named, arguments.data)]
+        truths = [
+            open_data(path, name, arguments.skip_unpaired, arguments.object_labels)
+            for name, path in map(named, arguments.data)
+        ]
     methods: list[Network | SavedMaps] = []
     networks = arguments.checkpoint or not arguments.maps
     # Maps from files are measured without JAX.

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from purinet_jax.commands.arguments import add_checkpoint, add_require, positive, say_devices
+from purinet_jax.commands.arguments import add_checkpoint, add_object_labels, add_require, positive, say_devices
 from purinet_jax.errors import InputError
 
 SUMMARY = "Fine-tune a network on pairs of your own."
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=positive, help="the most steps (default 600), of 8 images each")
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable pairs out")
+    add_object_labels(parser)
     add_require(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars, and no word on the device")
 
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint=arguments.checkpoint,
         size=arguments.size,
         skip_bad=arguments.skip_bad,
+        object_labels=arguments.object_labels,
         progress=not arguments.quiet,
     )
     return 0

@@ -4,6 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
+from purinet_jax.commands.arguments import add_object_labels
+
 SUMMARY = "Build a published data set for TFDS."
 EXAMPLES = """examples:
   purinet prepare duts --data downloads/ --output datasets
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="DIR", help="folder for sets (default: ~/.local/share/purinet_jax)"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable pairs out")
+    add_object_labels(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -32,7 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     from purinet_jax.data.prepare import prepare
 
     result = prepare(
-        arguments.name, arguments.data, arguments.output, skip_bad=arguments.skip_bad, progress=not arguments.quiet
+        arguments.name,
+        arguments.data,
+        arguments.output,
+        skip_bad=arguments.skip_bad,
+        object_labels=arguments.object_labels,
+        progress=not arguments.quiet,
     )
     if arguments.json:
         print(json.dumps(result))

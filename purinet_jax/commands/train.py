@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from purinet_jax.commands.arguments import add_require, not_negative, positive, say_devices
+from purinet_jax.commands.arguments import add_object_labels, add_require, not_negative, positive, say_devices
 
 SUMMARY = "Train a network, or resume a run."
 EXAMPLES = """examples:
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--superpixels", type=Path, metavar="DIR", help="the authors' .mat files, for config.losses.superpixels=files"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave unreadable pairs out")
+    add_object_labels(parser)
     parser.add_argument(
         "--without-leaks",
         action="store_true",
@@ -97,6 +98,7 @@ def _train(arguments: argparse.Namespace, config: Any) -> None:
         init=arguments.init,
         superpixels=arguments.superpixels,
         skip_bad=arguments.skip_bad,
+        object_labels=arguments.object_labels,
         without_leaks=arguments.without_leaks,
         partial=arguments.partial,
         profile=arguments.profile,

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
 from purinet_jax.data import sets
-from purinet_jax.data.images import is_plain, read_grey, read_map, read_rgb, to_png
+from purinet_jax.data.images import is_plain, read_map, read_rgb, to_png
 from purinet_jax.data.pairs import Pairs
 from purinet_jax.data.sources import find_splits
 from purinet_jax.devices import usable_cores
@@ -139,17 +139,17 @@ def record(pairs: Pairs, index: int) -> Record:
     """Returns the `image` and `mask` of a pair as files, and its `name`.
 
     A file that every reader decodes to the same pixels is kept as it is; others become PNG files of what `read_rgb`
-    and `read_grey` return.
+    and `Pairs.grey_mask` return.
 
     Raises:
       InputError: a file cannot be used, or image and mask differ in size.
     """
     stored_image, stored_mask = pairs.storage.read(pairs.images[index]), pairs.storage.read(pairs.masks[index])
-    image, mask = read_rgb(stored_image, pairs.image_path(index)), read_grey(stored_mask, pairs.mask_path(index))
+    image, mask = read_rgb(stored_image, pairs.image_path(index)), pairs.grey_mask(index, stored_mask)
     pairs.check_sizes(index, image.shape[:2], mask.shape)
     if not is_plain(stored_image, ("JPEG", "L"), ("JPEG", "RGB"), ("PNG", "L"), ("PNG", "RGB")):
         stored_image = to_png(image)
-    # A mask of zeros and ones may be a plain PNG, but other readers do not stretch its values as `read_grey` does.
+    # A mask of zeros and ones may be a plain PNG, but other readers do not stretch its values.
     if not is_plain(stored_mask, ("PNG", "L")) or not np.array_equal(read_map(stored_mask), mask):
         stored_mask = to_png(mask)
     return {"image": stored_image, "mask": stored_mask, "name": pairs.names[index]}

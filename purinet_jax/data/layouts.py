@@ -4,21 +4,26 @@ Every layout in use is recognised: two folders side by side, two folders further
 in one folder.
 """
 
+import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
-from itertools import combinations, groupby
+from itertools import combinations
+from os.path import splitext
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from purinet_jax.data.archives import Tar, Zip, without_ending
 from purinet_jax.data.images import read_rgb
+from purinet_jax.data.results import own_results
+from purinet_jax.data.sets import sets_named
 from purinet_jax.data.storage import Folder, Storage
 from purinet_jax.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Compared without case and separators, from the end: "DUTS-TR-Image", "Imgs", "ground_truth_mask", "GT".
 # DUT-OMRON's own name for its masks fits no rule.
@@ -62,9 +67,7 @@ def find_layouts(storage: Folder | Zip | Tar) -> list[Layout]:
     Raises:
       InputError: the storage cannot be read.
     """
-    folders: dict[PurePosixPath, list[Member]] = defaultdict(list)
-    for member, size in storage.images():
-        folders[PurePosixPath(member).parent].append((member, size))
+    folders = _inputs_by_folder(storage.images())
     found: list[Layout] = []
 
     def take(layouts: list[Layout]) -> None:
@@ -80,6 +83,32 @@ def find_layouts(storage: Folder | Zip | Tar) -> list[Layout]:
     taken = {folder.parent for layout in found for folder in (layout.image_folder, layout.mask_folder)}
     take(_by_contents(storage, {folder: folders[folder] for folder in folders if folder.parent not in taken}))
     return found
+
+
+def _inputs_by_folder(members: list[Member]) -> dict[PurePosixPath, list[Member]]:
+    """Groups files by their folders, and leaves out what `purinet predict` wrote next to images."""
+    by_name: dict[str, list[Member]] = defaultdict(list)
+    for member in members:
+        by_name[member[0].rpartition("/")[0]].append(member)
+    stems = Counter(_stem(member) for member in members)
+    folders = {}
+    for folder, files in by_name.items():
+        results = own_results(path.rpartition("/")[2] for path, _ in files)
+        # A file that has a counterpart is no result: road_map.jpg with road_map.png, next to road.jpg with road.png.
+        kept = (
+            [file for file in files if file[0].rpartition("/")[2] not in results or stems[_stem(file)] > 1]
+            if results
+            else files
+        )
+        if len(kept) < len(files):
+            logger.info("%s: %d results of purinet predict are left out", folder or ".", len(files) - len(kept))
+        folders[PurePosixPath(folder)] = kept
+    return folders
+
+
+def _stem(member: Member) -> str:
+    """Returns a file's name without extension; much faster than `PurePosixPath.stem`."""
+    return splitext(member[0].rpartition("/")[2])[0]
 
 
 def _kind(folder: str) -> str | None:
@@ -120,15 +149,50 @@ def _apart(folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
     for folder in sorted(folders):
         if kind := next(filter(None, map(_kind, reversed(folder.parts))), None):
             kinds[kind].append(folder)
+    stems = {folder: {_stem(member) for member in folders[folder]} for folder in (*kinds["image"], *kinds["mask"])}
+    # Not every folder is compared with every other: a data set may have thousands of folders of classes.
+    holders: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for mask in kinds["mask"]:
+        for stem in stems[mask]:
+            holders[stem].append(mask)
     found = []
     for image in kinds["image"]:
-        by_distance = sorted(kinds["mask"], key=partial(_distance, image))
-        for _, masks in groupby(by_distance, key=partial(_distance, image)):
-            nearest = [mask for mask in masks if _share_stems(folders[image], folders[mask])]
-            if nearest:
-                found += [_layout(Evidence.NAMES_APART, folders, image, mask) for mask in nearest]
-                break
+        shared = Counter(mask for stem in stems[image] for mask in holders.get(stem, ()))
+        sharing = [m for m, count in shared.items() if 2 * count >= max(len(stems[image]), len(stems[m]))]
+        if sharing:
+            least = min(_distance(image, mask) for mask in sharing)
+            nearest = sorted(mask for mask in sharing if _distance(image, mask) == least)
+            found += [_layout(Evidence.NAMES_APART, folders, image, mask) for mask in nearest]
     return found
+
+
+def merged(layouts: list[Layout]) -> list[Layout]:
+    """Returns one layout for `images/cats` with `masks/cats`, `images/dogs` with `masks/dogs`; else the same layouts.
+
+    Folders that are named after published data sets are no classes of one set.
+    """
+    if len(layouts) < 2 or any(layout.evidence != Evidence.NAMES_APART for layout in layouts):
+        return layouts
+    roots = set()
+    for layout in layouts:
+        parts, others = layout.image_folder.parts, layout.mask_folder.parts
+        same = next((i for i, (a, b) in enumerate(zip(parts[::-1], others[::-1], strict=False)) if a != b), 0)
+        below = parts[len(parts) - same :]
+        if not below or sets_named(below):
+            return layouts
+        roots.add((parts[: len(parts) - same], others[: len(others) - same]))
+    if len(roots) > 1:
+        return layouts
+    ((images, masks),) = roots
+    return [
+        Layout(
+            Evidence.NAMES_APART,
+            PurePosixPath(*images),
+            PurePosixPath(*masks),
+            tuple(member for layout in layouts for member in layout.images),
+            tuple(member for layout in layouts for member in layout.masks),
+        )
+    ]
 
 
 def _in_one_folder(storage: Storage, folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
@@ -179,7 +243,7 @@ def _layout(
 
 def _share_stems(first: list[Member], second: list[Member]) -> bool:
     """Whether at least half of the files have a counterpart of the same name."""
-    stems, others = ({PurePosixPath(member).stem for member, _ in members} for members in (first, second))
+    stems, others = (set(map(_stem, members)) for members in (first, second))
     return 2 * len(stems & others) >= max(len(stems), len(others))
 
 

@@ -6,6 +6,7 @@
 import hashlib
 import logging
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,8 +15,9 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from purinet_jax.data.images import check_image, read_mask, read_rgb
-from purinet_jax.data.layouts import Layout, find_layouts
+from purinet_jax.data.images import check_image, read_rgb
+from purinet_jax.data.layouts import Layout, Member, find_layouts, merged
+from purinet_jax.data.masks import GREY, Coding, understand
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, TWINS
 from purinet_jax.data.storage import Prepared, Storage, open_storage, prepared_folder, prepared_splits
 from purinet_jax.data.superpixel_files import find_superpixels, read_superpixels
@@ -52,6 +54,7 @@ class Pairs:
       sizes: of the files of image and mask, bytes.
       superpixels: the superpixels' files, by name.
       unpaired: files without a counterpart, if those were to be skipped.
+      coding: how the masks are coded.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class Pairs:
     sizes: tuple[tuple[int, int], ...]
     superpixels: Mapping[str, Path] | None = None
     unpaired: tuple[str, ...] = ()
+    coding: Coding = GREY
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,12 +79,19 @@ class Pairs:
         """
         index = self._checked(index)
         image = read_rgb(self.storage.read(self.images[index]), self.image_path(index))
-        mask = read_mask(self.storage.read(self.masks[index]), self.mask_path(index))
+        mask = self._mask(index)
         self.check_sizes(index, image.shape[:2], mask.shape)
         example: Example = {"image": image, "mask": mask, "index": index}
         if self.superpixels is not None:
             example["superpixels"] = read_superpixels(self.superpixels[self.names[index]], *mask.shape)
         return example
+
+    def grey_mask(self, index: int, data: bytes | None = None) -> np.ndarray:
+        """Reads a mask, uint8 [height, width], 0 to 255 (object); `data` are the file's bytes, if they are known."""
+        return self.coding.read(self.storage.read(self.masks[index]) if data is None else data, self.mask_path(index))
+
+    def _mask(self, index: int) -> np.ndarray:
+        return (self.grey_mask(index) >= 128).view(np.uint8)
 
     def _checked(self, index: int) -> int:
         index = operator.index(index)
@@ -98,8 +109,11 @@ class Pairs:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of names and file sizes; a folder, a zip of it and the set prepared from it share one."""
-        digest = hashlib.sha256()
+        """SHA-256, in hex, of names and file sizes; a folder, a zip of it and the set prepared from it share one.
+
+        Labels that the user named change it, because they change the masks.
+        """
+        digest = hashlib.sha256(f"{self.coding.labels}".encode() if self.coding.labels else b"")
         for name, (image, mask) in zip(self.names, self.sizes, strict=True):
             digest.update(f"{name}\0{image}\0{mask}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -145,8 +159,7 @@ class Pairs:
           InputError: a file cannot be used, or sizes differ.
         """
         image = check_image(self.storage.read(self.images[index]), self.image_path(index))
-        mask = read_mask(self.storage.read(self.masks[index]), self.mask_path(index)).shape
-        self.check_sizes(index, image, mask)
+        self.check_sizes(index, image, self._mask(index).shape)
         if self.superpixels is not None:
             read_superpixels(self.superpixels[self.names[index]], *image)
 
@@ -164,6 +177,7 @@ def open_pairs(
     *,
     superpixels: str | Path | None = None,
     skip_unpaired: bool = False,
+    object_labels: Sequence[int] = (),
 ) -> Pairs:
     """Opens a data set: images and masks, paired by name.
 
@@ -177,13 +191,16 @@ def open_pairs(
         `<output>/<name>:<split>`, where a set of one split needs no `:<split>`.
       superpixels: a folder of `<name>.mat` files, the authors' superpixels; None for no superpixels.
       skip_unpaired: whether to leave out images without a mask and masks without an image, rather than to refuse.
+      object_labels: the values of masks that are object, of palettes their indices; empty to find out from the masks
+        how they are coded (`purinet_jax.data.masks`). A prepared set's are known.
 
     Returns:
       The pairs, sorted by name.
 
     Raises:
       InputError: there is no such data set or split, it is empty, images and masks do not match, two files share a
-        name, an archive's member leaves the folder, is a link or encrypted, or an image has no superpixels.
+        name, an archive's member leaves the folder, is a link or encrypted, an image has no superpixels, the masks'
+        coding is ambiguous, or no mask holds an object, or all nothing else.
     """
     path = Path(path)
     pairs = _open_prepared(path)
@@ -192,12 +209,19 @@ def open_pairs(
         layouts = find_layouts(storage)
         if not layouts:
             raise InputError(f"{path}: no folders of images and of masks, such as DUTS-TR-Image and DUTS-TR-Mask")
-        surest = [layout for layout in layouts if layout.evidence == layouts[0].evidence]
+        surest = merged([layout for layout in layouts if layout.evidence == layouts[0].evidence])
         if len(surest) > 1:
             candidates = summarise([str(layout) for layout in surest], "candidate")
             raise InputError(f"{path}: more than one data set: {candidates}")
-        pairs = pairs_of(path, storage, surest[0], skip_unpaired)
+        pairs = with_coding(pairs_of(path, storage, surest[0], skip_unpaired), object_labels)
+    elif object_labels:
+        pairs = with_coding(pairs, object_labels)
     return pairs if superpixels is None else replace(pairs, superpixels=find_superpixels(superpixels, pairs.names))
+
+
+def with_coding(pairs: Pairs, object_labels: Sequence[int] = ()) -> Pairs:
+    """Returns the pairs with the coding of their masks, found out as `open_pairs` does."""
+    return replace(pairs, coding=understand(pairs.path, pairs.masks, pairs.storage.read, object_labels))
 
 
 def by_stem(path: Path, members: Iterable[str]) -> dict[str, str]:
@@ -208,11 +232,17 @@ def by_stem(path: Path, members: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for member in members:
-        stem = PurePosixPath(member).stem
+        stem = os.path.splitext(member.rpartition("/")[2])[0]
         if stem in found:
             raise InputError(f"{path}: two files named {stem}: {found[stem]} and {member}")
         found[stem] = member
     return found
+
+
+def _by_path(folder: PurePosixPath, files: Iterable[Member]) -> dict[str, str]:
+    """Returns paths inside a data set by their paths below a folder, without extensions: cats/1 and dogs/1."""
+    start = len(folder.parts) and len(f"{folder}/")
+    return {os.path.splitext(member[start:])[0]: member for member, _ in files}
 
 
 def counterparts(first: Mapping[str, str], second: Mapping[str, str]) -> tuple[tuple[str, ...], list[str], list[str]]:
@@ -228,8 +258,14 @@ def pairs_of(path: Path, storage: Storage, layout: Layout, skip_unpaired: bool =
       InputError: images and masks do not match, or two files share a name.
     """
     sizes = dict((*layout.images, *layout.masks))
-    images = by_stem(path, (member for member, _ in layout.images))
-    masks = by_stem(path, (member for member, _ in layout.masks))
+    try:
+        images, masks = (by_stem(path, [member for member, _ in files]) for files in (layout.images, layout.masks))
+    except InputError:
+        images = _by_path(layout.image_folder, layout.images)
+        masks = _by_path(layout.mask_folder, layout.masks)
+        complete = len(images) == len(layout.images) and len(masks) == len(layout.masks)
+        if not complete or images.keys() != masks.keys():
+            raise
     names, without_mask, without_image = counterparts(images, masks)
     if without_mask and not skip_unpaired:
         raise InputError(f"{path}: no mask in {layout.mask_folder} for {summarise(without_mask, 'image')}")

@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from purinet_jax.data.sources import find_splits
 from purinet_jax.data.storage import prepared_splits
 from purinet_jax.errors import InputError
 from purinet_jax.files import reason
+from purinet_jax.interrupts import temporary_paths
 from purinet_jax.locks import only_process
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def prepare(
     output: str | Path | None = None,
     *,
     skip_bad: bool = False,
+    object_labels: Sequence[int] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
     """Builds one of the seven data sets.
@@ -40,6 +42,7 @@ def prepare(
       data: a folder or archive that holds it: see `find_splits`.
       output: the folder for sets; `default_output()` if not given.
       skip_bad: whether to leave out pairs that cannot be used; otherwise all are named and nothing is built.
+      object_labels: the values of masks that are object, as of `open_pairs`; masks are stored as 0 and 255.
       progress: whether to show bars on stderr.
 
     Returns:
@@ -54,7 +57,7 @@ def prepare(
         raise InputError(f"{name}: no such data set; known are {', '.join(SETS)}")
     output = Path(default_output() if output is None else output)
     target, work = output / known.key / VERSION, output / f"{known.key}.part"
-    sources = find_splits(known, data)
+    sources = find_splits(known, data, object_labels)
     _report_counts(known, sources)
     if target.exists():
         _check_same(target, sources)
@@ -86,6 +89,7 @@ def _build(
 
     unfinished = work / known.key
     shutil.rmtree(unfinished, ignore_errors=True)
+    temporary_paths.add(str(work))
     tfds.disable_progress_bar()  # ours knows the number of pairs
     try:
         # TFDS prints the path where it builds, which is not the set's final path.
@@ -97,6 +101,7 @@ def _build(
     finally:
         tfds.enable_progress_bar()
         shutil.rmtree(work, ignore_errors=True)
+        temporary_paths.discard(str(work))
 
 
 def _report_counts(known: SalientSet, sources: Mapping[str, Pairs]) -> None:

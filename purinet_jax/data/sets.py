@@ -1,7 +1,8 @@
 """The seven data sets of the field, described by `sets.toml`, and images of DUTS-TR that should not be trained on."""
 
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,3 +60,17 @@ TWINS = {
     "n04357314_13732": "n03690938_9043",
 }
 """Training images of DUTS-TR that it holds twice: the second copy, and the first."""
+
+
+def sets_named(parts: Sequence[str]) -> set[str]:
+    """Returns the keys of the data sets that the innermost of these folder names that fits any may mean."""
+    for part in reversed(parts):
+        names = (*words(part), "".join(words(part)))
+        if keys := {key for key, known in SETS.items() if any(name.startswith(known.words) for name in names)}:
+            return keys
+    return set()
+
+
+def words(name: str) -> list[str]:
+    """Splits a folder's name into its words and numbers, in lower case."""
+    return re.findall("[a-z]+|[0-9]+", name.lower())

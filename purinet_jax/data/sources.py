@@ -3,14 +3,14 @@
 Such a folder may hold the authors' archives, or what was unpacked from them, and other data sets as well.
 """
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from purinet_jax.data.archives import Tar, Zip
 from purinet_jax.data.layouts import Layout, find_layouts
-from purinet_jax.data.pairs import Pairs, pairs_of
-from purinet_jax.data.sets import SETS, SalientSet
+from purinet_jax.data.pairs import Pairs, pairs_of, with_coding
+from purinet_jax.data.sets import SalientSet, sets_named, words
 from purinet_jax.data.storage import Folder, archives_in, open_storage
 from purinet_jax.errors import InputError, summarise
 
@@ -19,7 +19,7 @@ _Candidate = TypeVar("_Candidate")
 _SPLIT_WORDS = {"train": ("tr", "train", "training"), "test": ("te", "test", "testing")}
 
 
-def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
+def find_splits(known: SalientSet, path: str | Path, object_labels: Sequence[int] = ()) -> dict[str, Pairs]:
     """Finds a data set's splits.
 
     Of several data sets, those are taken whose folder or archive is named after this one, or else those that are not
@@ -28,6 +28,7 @@ def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
     Args:
       known: the data set to look for.
       path: a folder or zip that `open_pairs` opens, or a folder with several such, a few levels down.
+      object_labels: as of `open_pairs`.
 
     Returns:
       The pairs of each split that was found, in the order of `known.counts`; at least one.
@@ -55,7 +56,8 @@ def find_splits(known: SalientSet, path: str | Path) -> dict[str, Pairs]:
         # A layout recognised by weaker evidence does not compete.
         if not by_split[split] or layout.evidence == by_split[split][0][0].evidence:
             by_split[split].append((layout, pairs or pairs_of(path, storage, layout)))
-    return {split: _only(known, path, split, found) for split, found in by_split.items() if found}
+    splits = {split: _only(known, path, split, found) for split, found in by_split.items() if found}
+    return {split: with_coding(pairs, object_labels) for split, pairs in splits.items()}
 
 
 def _storage(known: SalientSet, path: Path) -> Folder | Zip | Tar:
@@ -73,29 +75,16 @@ def _parts(layout: Layout) -> tuple[str, ...]:
 
 def _ours(known: SalientSet, candidates: list[_Candidate], parts: list[tuple[str, ...]]) -> list[_Candidate]:
     """Returns those that are named after this data set, or else those that are named after none."""
-    named = [(candidate, _sets_named(each)) for candidate, each in zip(candidates, parts, strict=True)]
+    named = [(candidate, sets_named(each)) for candidate, each in zip(candidates, parts, strict=True)]
     ours = [candidate for candidate, keys in named if known.key in keys]
     return ours or [candidate for candidate, keys in named if not keys]
-
-
-def _sets_named(parts: tuple[str, ...]) -> set[str]:
-    """Returns the keys of the data sets that the innermost name that fits any may mean."""
-    for part in reversed(parts):
-        names = (*_words(part), "".join(_words(part)))
-        if keys := {key for key, known in SETS.items() if any(name.startswith(known.words) for name in names)}:
-            return keys
-    return set()
-
-
-def _words(part: str) -> list[str]:
-    return re.findall("[a-z]+|[0-9]+", part.lower())
 
 
 def _split_by_name(known: SalientSet, path: Path, layout: Layout) -> str | None:
     if len(known.counts) == 1:
         return next(iter(known.counts))
     for part in (*reversed(_parts(layout)), path.absolute().name):
-        splits = [split for split in known.counts if not set(_words(part)).isdisjoint(_SPLIT_WORDS[split])]
+        splits = [split for split in known.counts if not set(words(part)).isdisjoint(_SPLIT_WORDS[split])]
         if len(splits) == 1:
             return splits[0]
     return None

@@ -11,8 +11,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from purinet_jax.data.images import read_grey, read_map, read_rgb
+from purinet_jax.data.images import read_map, read_rgb
 from purinet_jax.data.pairs import Pairs, by_stem, counterparts
+from purinet_jax.data.results import without_results
 from purinet_jax.errors import InputError, summarise
 from purinet_jax.evaluation.methods import Files, GroundTruth, Method, Network, SavedMaps
 from purinet_jax.evaluation.metrics import Measures, Protocol, Totals, measure
@@ -167,7 +168,7 @@ class _Comparison:
             raise predicted
         name = self.names[index]
         # `Pairs` reads masks as binary, by neither protocol's rule.
-        mask = read_grey(self.masks.read(name), self.masks.label(name))
+        mask = self.masks.read_mask(name)
         if self.maps is not None:
             label = self.maps.label(name)
             return mask, read_map(self.maps.read(name), label), label
@@ -230,7 +231,8 @@ def _maps_of(method: SavedMaps, truth: GroundTruth) -> Files:
         return any(is_same_set(part, truth.name) for part in PurePosixPath(member).parts[:-1])
 
     own = list(filter(is_own, method.members)) or method.members
-    return Files(method.path, method.storage, by_stem(method.path, own))
+    results, others = without_results(own, truth.masks.members)
+    return Files(method.path, method.storage, by_stem(method.path, others) | results)
 
 
 def _maps(method: Method, comparison: _Comparison, batch_size: int) -> Generator[np.ndarray | InputError | None]:

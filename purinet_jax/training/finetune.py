@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def finetune(
     checkpoint: str | Path | None = None,
     size: int | None = None,
     skip_bad: bool = False,
+    object_labels: Sequence[int] = (),
     progress: bool = True,
 ) -> TrainState:
     """Fine-tunes a network, or goes on with the run in `output`, and writes `PANEL` there.
@@ -58,6 +60,7 @@ def finetune(
         networks; by default the first of those.
       size: side in pixels that images are resized to; by default the size that the weights are for, or 320.
       skip_bad: as in `train`.
+      object_labels: as of `open_pairs`.
       progress: as in `train`.
 
     Returns:
@@ -73,12 +76,12 @@ def finetune(
     before, weights = load_file(init)
     if isinstance(weights, BackboneConfig):
         raise InputError(f"{init}: holds the backbone {weights.backbone} alone; `purinet train --init` trains from it")
-    pairs = open_pairs(data)
+    pairs = open_pairs(data, object_labels=object_labels)
     config = ConfigDict(config.to_dict())  # the caller's stays as it is
     config.model = ConfigDict(weights.to_dict())
     config.data.size = size or stored_size(init) or 320
     config.data.holdout = config.data.holdout or held_out_pairs(len(pairs))
-    state = train(config, data, output, init=init, skip_bad=skip_bad, progress=progress)
+    state = train(config, data, output, init=init, skip_bad=skip_bad, object_labels=object_labels, progress=progress)
     errors = {int(step): error for step, error in read_record(output).validated}
     if errors:
         best = min(errors, key=lambda step: errors[step])

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +86,7 @@ def train(
     superpixels: str | Path | None = None,
     skip_bad: bool = False,
     without_leaks: bool = False,
+    object_labels: Sequence[int] = (),
     losses: Losses = purnet_losses,
     partial: bool = False,
     profile: int = 0,
@@ -103,6 +105,7 @@ def train(
       superpixels: a folder of the authors' `.mat` files, for `config.losses.superpixels` = "files".
       skip_bad: leave unreadable pairs out; otherwise all of them are named and nothing is trained.
       without_leaks: leave copies of test images and second copies of images out (`Pairs.without_leaks`).
+      object_labels: as of `open_pairs`, for training and validation.
       losses: what is minimised, in place of `purnet_losses`. The run's folder does not hold it: pass it to go on, too.
       partial: take from `init` the tensors that fit the configured network, and name the others in the log.
       profile: how many steps, after the first two, are traced into `profile/`, for TensorBoard and Perfetto.
@@ -125,7 +128,18 @@ def train(
         if resuming:
             stack.enter_context(lock)
         inputs = prepare(
-            config, data, output, validation, init, superpixels, skip_bad, without_leaks, losses, partial, progress
+            config,
+            data,
+            output,
+            validation,
+            init,
+            superpixels,
+            skip_bad,
+            without_leaks,
+            object_labels,
+            losses,
+            partial,
+            progress,
         )
         if not resuming:
             stack.enter_context(lock)
@@ -203,6 +217,7 @@ def prepare(
     superpixels: str | Path | None,
     skip_bad: bool,
     without_leaks: bool,
+    object_labels: Sequence[int],
     losses: Losses,
     partial: bool,
     progress: bool,
@@ -230,11 +245,11 @@ def prepare(
             f"--superpixels {superpixels}: not read with losses.structural {objective.structural!r} and "
             f"losses.superpixels {objective.superpixels!r}"
         )
-    pairs = open_pairs(data, superpixels=superpixels)
+    pairs = open_pairs(data, superpixels=superpixels, object_labels=object_labels)
     if without_leaks:
         complete, pairs = len(pairs), pairs.without_leaks()
         logger.info("left out %d of %d pairs: copies of test images, second copies", complete - len(pairs), complete)
-    validation_pairs = None if validation is None else open_pairs(validation)
+    validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
     resuming = checkpoints.has_checkpoint(output)
     check_same(  # each process reads its own copy
         {
