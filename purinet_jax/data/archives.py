@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
 from purinet_jax.files import reason
+from purinet_jax.interrupts import temporary_paths
 from purinet_jax.zip_files import read_member
 
 logger = logging.getLogger(__name__)
@@ -68,13 +69,26 @@ class Zip:
     def __reduce__(self) -> tuple[Any, ...]:
         return Zip, (self.path,)
 
-    def _open(self) -> zipfile.ZipFile:
+    def _open(self) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
+        """Opens the zip, and finds its images by their paths inside."""
         try:
-            return zipfile.ZipFile(self.path)
+            archive = zipfile.ZipFile(self.path)
         except zipfile.BadZipFile as error:
             raise InputError(f"{self.path}: not a zip file, or a damaged one: {error}") from error
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {reason(error)}") from error
+        found = {}
+        for member in archive.infolist():
+            path = _checked_member_path(self.path, member.orig_filename)
+            if path.endswith("/"):
+                continue
+            if member.flag_bits & 1:
+                raise InputError(f"{self.path}: the member {member.orig_filename!r} is encrypted")
+            # zipfile ends a name at a zero byte.
+            path = _checked_member_path(self.path, member.filename)
+            if is_image_path(path):
+                found[path] = member
+        return archive, found
 
     def images(self) -> list[tuple[str, int]]:
         """Lists the image files: paths inside with forward slashes, and sizes in bytes.
@@ -82,23 +96,13 @@ class Zip:
         Raises:
           InputError: this is no zip, or a member leaves the folder or is encrypted.
         """
-        found = []
-        for member in self._archive.get().infolist():
-            raw = member.orig_filename
-            _check_member_path(self.path, raw)
-            if member.is_dir():
-                continue
-            if member.flag_bits & 1:
-                raise InputError(f"{self.path}: the member {raw!r} is encrypted")
-            if is_image_path(member.filename):
-                found.append((member.filename, member.file_size))
-        return found
+        return [(path, member.file_size) for path, member in self._archive.get()[1].items()]
 
     def read(self, member: str) -> bytes:
         """Returns the bytes of a file. Raises an InputError that names it."""
-        archive = self._archive.get()
+        archive, members = self._archive.get()
         try:
-            information = archive.getinfo(member)
+            information = members[member]
             if information.file_size > _MEMBER_LIMIT:
                 raise InputError(f"{self.path}/{member}: unpacks to {information.file_size:,} bytes")
             return read_member(archive, information)
@@ -140,6 +144,7 @@ class Tar:
         """Returns a temporary file with the tar without compression, which is deleted along with this object."""
         limit = _MEMBER_LIMIT + _INFLATION * self.path.stat().st_size
         descriptor, name = tempfile.mkstemp(prefix="purinet-", suffix=".tar")
+        temporary_paths.add(name)
         weakref.finalize(self, Path(name).unlink, missing_ok=True)
         logger.info("%s: decompressed into a temporary file", self.path)
         with gzip.open(self.path) as source, open(descriptor, "wb") as target:
@@ -154,13 +159,13 @@ class Tar:
         with _Headers(self.path, plain) as headers, tarfile.open(fileobj=headers, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them, a kilobyte each
-                _check_member_path(self.path, member.name)
+                path = _checked_member_path(self.path, member.name)
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
                     kind = "a link" if member.islnk() or member.issym() else "not a plain file"
                     raise InputError(f"{self.path}: the member {member.name!r} is {kind}")
-                name = str(PurePosixPath(member.name))  # without the "./" of `tar c .`
+                name = str(PurePosixPath(path))  # without the "./" of `tar c .`
                 if is_image_path(name):
                     found[name] = member.offset_data, member.size
         return found
@@ -228,10 +233,13 @@ def is_ignored(name: str) -> bool:
     return name.startswith((".", "__MACOSX")) or name.endswith(".superpixels")
 
 
-def _check_member_path(path: Path, member: str) -> None:
+def _checked_member_path(path: Path, member: str) -> str:
+    """Returns a member's path with forward slashes, in place of the backslashes of some programs on Windows."""
+    inside = member.replace("\\", "/")
     # Nothing is unpacked to a path, but an archive with such names was made to harm.
-    if "\\" in member or member.startswith("/") or re.match("[A-Za-z]:", member) or ".." in member.split("/"):
+    if inside.startswith("/") or re.match("[A-Za-z]:", inside) or ".." in inside.split("/"):
         raise InputError(f"{path}: the member {member!r} leaves the folder")
+    return inside
 
 
 def _starts_with(path: Path, signature: bytes, offset: int = 0) -> bool:
