@@ -4,8 +4,11 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,16 @@ from helpers.damage import MUTATIONS, encode
 from helpers.networks import SIZE, Brightness
 from PIL import Image, ImageCms
 
+from purinet_jax.commands.main import main
 from purinet_jax.data.images import read_srgb
+from purinet_jax.data.results import RESULT_KINDS
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
 from purinet_jax.prediction import rendering
 from purinet_jax.prediction.cutouts import binary_mask, cutout, multiply, overlay, visible
-from purinet_jax.prediction.files import STANDARD, Job, plan, predict_files
+from purinet_jax.prediction.files import STANDARD, Existing, Job, plan, predict_files
 from purinet_jax.prediction.refine import refine_map
-from purinet_jax.prediction.rendering import KINDS, Style, read_background
+from purinet_jax.prediction.rendering import KINDS, Kind, Style, read_background
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -154,19 +159,199 @@ def test_single_files_and_streams(tmp_path: Path, photos: Path) -> None:
     assert plan([image], tmp_path / "folder.png")[0].output == tmp_path / "folder.png" / "a.png"
 
 
-def test_videos_keep_their_format_and_must_be_named(tmp_path: Path) -> None:
-    image = write(tmp_path / "a.png")
+def test_videos_keep_their_format_and_gifs_in_folders_are_images(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
     for name in ("b.mp4", "b.GIF", "c.webm"):
         (tmp_path / name).write_bytes(b"")
-    assert [job.source for job in plan([tmp_path])] == [image]
-    assert outputs(plan([f"{tmp_path}/*"], ending=".jpg"), tmp_path) == {
-        "a.png": "a_map.jpg",
-        "b.GIF": "b_map.gif",
-        "b.mp4": "b_map.mp4",
-        "c.webm": "c_map.webm",
-    }
+    videos = {"b.mp4": "b_map.mp4", "c.webm": "c_map.webm"}
+    assert outputs(plan([tmp_path], ending=".jpg"), tmp_path) == {"a.png": "a_map.jpg", "b.GIF": "b_map.jpg"} | videos
+    matched = {"a.png": "a_map.jpg", "b.GIF": "b_map.gif"} | videos
+    assert outputs(plan([f"{tmp_path}/*"], ending=".jpg"), tmp_path) == matched
+    assert [job.source.name for job in plan([tmp_path], kind="attention")] == ["a.png", "b.GIF"]
     (job,) = plan([tmp_path / "b.mp4"], kind="cutout", transparent=True)
     assert job.output.name == "b_cutout.webm"
+    (job,) = plan([tmp_path / "b.GIF"], tmp_path / "x.png")
+    assert job.output.name == "x.png"
+
+
+def test_all_kinds_that_are_read_are_found_and_the_others_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [f"a.{ending}" for ending in ("jfif", "jpe", "avif", "gif", "jp2", "JPG", "png", "ppm", "tif", "webp")]
+    videos = [f"b.{ending}" for ending in ("mov", "mkv", "avi", "m4v", "mp4", "webm")]
+    for name in (*images, *videos, "notes.txt", "more.txt", "LICENSE", ".hidden.txt", "a_map.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nothing")
+    with caplog.at_level("INFO", "purinet_jax"):
+        jobs = plan([tmp_path], tmp_path / "out")
+    assert [job.source.name for job in jobs] == sorted(images + videos)
+    assert caplog.messages == [
+        f"{tmp_path}: 5 files passed over: 2 .txt, 1 .png, 1 without an ending, 1 results of earlier runs"
+    ]
+
+
+def test_animations_in_folders_are_read_by_their_first_frame(tmp_path: Path) -> None:
+    first = Image.fromarray(RGB).quantize(64)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[first.transpose(Image.Transpose.ROTATE_180)])
+    write(tmp_path / "b.jfif", format="JPEG")
+    still = first.convert("RGB")
+    write(tmp_path / "still.png", np.asarray(still))
+    assert run(plan([tmp_path], tmp_path / "out")) == [None] * 3
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a.png"), read(tmp_path / "out" / "still.png"))
+
+
+def test_linked_folders_are_searched_without_circles(tmp_path: Path, photos: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere" / "e.png").parent
+    (photos / "linked").symlink_to(elsewhere)
+    (photos / "again").symlink_to(photos / "in")
+    (photos / "in" / "circle").symlink_to(photos)
+    (elsewhere / "back").symlink_to(photos)
+    expected = ["a.png", "b.JPG", "in/c.webp", "linked/e.png"]
+    assert [str(job.source.relative_to(photos)) for job in plan([photos], tmp_path / "out")] == expected
+    found = [str(job.source.relative_to(photos)) for job in plan([f"{photos}/**/*.*"], tmp_path / "out")]
+    assert sorted(name.split("/")[-1] for name in found) == ["a.png", "b.JPG", "c.webp", "e.png"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_output_folder_may_be_that_of_the_images(tmp_path: Path, photos: Path, kind: Kind) -> None:
+    before = {file: file.read_bytes() for file in photos.rglob("*") if file.is_file()}
+    expected = {"a.png": f"a_{kind}.png", "b.JPG": f"b_{kind}.png", "in/c.webp": f"in/c_{kind}.png"}
+    for inputs in ([photos], [f"{photos}/**/*"]):
+        jobs = plan(inputs, photos, kind=kind, existing="overwrite")
+        assert outputs(jobs, photos) == expected
+        assert run(jobs, Style(kind)) == [None] * 3
+        with pytest.raises(InputError, match="exists already, and 2 more"):
+            plan(inputs, photos, kind=kind)
+        assert plan(inputs, photos, kind=kind, existing="skip") == []
+        (photos / f"b_{kind}.png").unlink()
+        assert outputs(plan(inputs, photos, kind=kind, existing="skip"), photos) == {"b.JPG": f"b_{kind}.png"}
+    assert (
+        outputs(plan([photos / "a.png"], photos, kind=kind, existing="overwrite"), photos)["a.png"] == f"a_{kind}.png"
+    )
+    assert {file: file.read_bytes() for file in before} == before
+    matched = plan([f"{photos}/**/*"], photos / "maps")
+    assert run(matched) == [None] * 3
+    assert plan([f"{photos}/**/*"], photos / "maps", existing="overwrite") == matched
+
+
+def test_the_names_of_results_are_those_of_the_rule_on_data_sets() -> None:
+    assert RESULT_KINDS == KINDS
+
+
+def test_an_input_that_is_missing_or_closed_does_not_stop_the_others(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = photos / "closed"
+    write(closed / "d.png")
+    (tmp_path / "empty").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read everything
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    missing = str(tmp_path / "missing.png")
+    inputs = [missing, photos, str(tmp_path / "empty"), f"{tmp_path}/*.nothing", "x" * 300, "https://a.b/c.png"]
+    errors: dict[str, str] = {}
+    jobs = plan(inputs, tmp_path / "out", errors=errors)
+    assert [job.source.name for job in jobs] == ["a.png", "b.JPG", "c.webp"]
+    assert list(errors) == [missing, str(closed), *inputs[2:]]
+    assert errors[missing] == f"{missing}: no such file or folder"
+    assert errors[str(closed)] == f"{closed}: cannot be read: Permission denied"
+    assert errors["x" * 300].endswith("cannot be read: File name too long")
+    for path, error in errors.items():
+        assert error.startswith(f"{path}: ")
+        assert "\n" not in error
+    with pytest.raises(InputError, match="one file for 2 images"):
+        plan([missing, photos / "a.png"], tmp_path / "x.png", errors={})
+    with pytest.raises(InputError, match=re.escape(f"{closed}: cannot be read")):
+        plan([photos])
+
+
+def test_the_command_reports_what_is_missing_and_predicts_the_rest(
+    tmp_path: Path,
+    photos: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("purinet_jax.prediction.predictor.load", lambda *_: Brightness())
+    missing, out = str(tmp_path / "missing.png"), tmp_path / "out"
+    assert main(["predict", missing, str(photos), "-o", str(out), "--json"]) == 2
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert lines[0] == {"input": missing, "error": f"{missing}: no such file or folder"}
+    assert [line["output"] for line in lines[1:]] == [str(out / name) for name in ("a.png", "b.png", "in/c.png")]
+    assert captured.err.splitlines()[-1] == f"purinet: {missing}: no such file or folder"
+    assert f"{photos}: 1 file passed over: 1 .txt" in caplog.messages
+    assert main(["predict", missing, "-o", str(tmp_path / "other"), "--quiet"]) == 2
+    assert capsys.readouterr().err == f"purinet: {missing}: no such file or folder\n"
+    assert not (tmp_path / "other").exists()
+
+
+def test_patterns_below_folders_with_brackets(tmp_path: Path) -> None:
+    for name in ("photos [2020]/a.png", "photos [2020]/in[1]/b.png", "photos 2/c.png"):
+        write(tmp_path / name)
+    root = str(tmp_path)
+    for pattern, expected in (
+        (f"{root}/photos [2020]/*.png", {"a.png": "a.png"}),
+        (f"{root}/photos [2020]/**/*.png", {"a.png": "a.png", "b.png": "in[1]/b.png"}),
+        (f"{root}/photos [2020]/in[1]/*", {"b.png": "b.png"}),
+        (f"{root}/*/in[1]/*.png", {"b.png": "photos [2020]/in[1]/b.png"}),
+        (f"{root}/photos [0-9]/*", {"c.png": "photos 2/c.png"}),
+    ):
+        jobs = plan([pattern], tmp_path / "out")
+        found = {job.source.name: job.output.relative_to(tmp_path / "out").as_posix() for job in jobs}
+        assert found == expected, pattern
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_pipes_are_read_once(tmp_path: Path, large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if large:
+        monkeypatch.setattr(rendering, "_LARGE_PIXELS", 10)
+    data = write(tmp_path / "a.png").read_bytes()
+    pipes = []
+    for name in ("one", "two"):
+        os.mkfifo(tmp_path / name)
+        pipes.append(threading.Thread(target=(tmp_path / name).write_bytes, args=(data,), daemon=True))
+        pipes[-1].start()
+    assert plan([tmp_path / "one"]) == [Job(tmp_path / "one", STANDARD)]
+    jobs = plan([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    assert [job.output.name for job in jobs] == ["one.png", "two.png"]
+    assert run(jobs, Style("cutout")) == [None] * 2
+    assert run(plan([tmp_path / "a.png"], tmp_path / "b.png"), Style("cutout")) == [None]
+    for job in jobs:
+        np.testing.assert_array_equal(read(job.output), read(tmp_path / "b.png"))
+    for pipe in pipes:
+        pipe.join(9)
+    for name in ("/dev/stdin", "/dev/fd/0"):
+        assert plan([name]) == plan(["-"], "/dev/stdout") == [Job(STANDARD, STANDARD)]
+    with pytest.raises(InputError, match="/dev/null: is a device"):
+        plan(["/dev/null"])
+
+
+def test_process_substitution(tmp_path: Path) -> None:
+    write(tmp_path / "x.png")
+    program = (
+        "import sys; from purinet_jax.prediction import plan; print(open(plan(sys.argv[1:])[0].source, 'rb').read())"
+    )
+    command = f"{sys.executable} -c {shlex.quote(program)} <(cat x.png)"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=tmp_path, check=True)
+    assert done.stdout.strip() == repr((tmp_path / "x.png").read_bytes()).encode()
+
+
+@pytest.mark.parametrize(("existing", "count"), [("skip", 0), ("overwrite", 8_000)])
+def test_planning_takes_time_in_proportion_to_the_images(tmp_path: Path, existing: Existing, count: int) -> None:
+    image, result = write(tmp_path / "image.png"), write(tmp_path / "result.png")
+    for folder, file in (("in", image), ("out", result)):
+        (tmp_path / folder).mkdir()
+        for index in range(8_000):
+            os.symlink(file, tmp_path / folder / f"{index}.png")
+    start = time.process_time()
+    assert len(plan([tmp_path / "in"], tmp_path / "out", existing=existing)) == count
+    assert time.process_time() - start < 2  # a list searched for each image takes 11 seconds
 
 
 def test_unsuitable_inputs_and_outputs_are_refused_in_one_line(tmp_path: Path, photos: Path) -> None:
@@ -229,6 +414,8 @@ def test_folders_that_cannot_be_made_are_refused_before_anything(tmp_path: Path)
     for folder in (file / "below", tmp_path / "a.png" / "deeper" / "still"):
         with pytest.raises(InputError, match="is a file or lies below one"):
             list(predict_files(network, [Job(image, folder / "a.png")], Style()))
+    with pytest.raises(InputError, match=r"^/proc/self: outputs cannot be written to it: "):  # not by root either
+        list(predict_files(network, [Job(image, Path("/proc/self/a.png"))], Style()))
     assert network.batches == []
 
 

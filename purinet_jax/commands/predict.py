@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from contextlib import closing, redirect_stdout
@@ -26,11 +27,13 @@ EXAMPLES = """examples:
   purinet predict s3://bucket/photos --ray 10.0.0.1:6379 -o s3://bucket/maps.parquet   # on a Ray cluster; docs/ray.md
   purinet predict DUTS-TE-Image/ --checkpoint stage3.pth --no-refine -o maps --batch 8   # exactly the authors' maps
 
-Folders are searched for images (bmp, jpg, png, ppm, tiff, webp) recursively; hidden files and what an earlier run wrote
-are left out. Videos (mp4, webm, gif) must be named or matched, and need: pip install 'purinet_jax[video]'. They keep
-their frames, times and sound, but a cut-out without background is a WebM with alpha, which cannot hold MP4's sound. Two
-images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Images are turned upright and converted to
-sRGB; outputs have the image's size, panels at most that of the network's square. Nothing is downloaded."""
+Folders are searched for images and videos recursively; hidden files and what an earlier run wrote are left out, and a
+line says how many other files were. Images are what Pillow reads: avif, bmp, gif, jp2, jpg, png, ppm, tiff, webp; of
+animations the first frame. Videos (avi, m4v, mkv, mov, mp4, webm, and gif if named or matched) need: pip install
+'purinet_jax[video]'. They keep their frames, times and sound, but a cut-out without background is a WebM with alpha,
+which cannot hold MP4's sound. Two images of one stem (a.jpg, a.png) keep their endings: a.jpg.png, a.png.png. Outputs
+in the folder of their images are called <stem>_<kind>. Images are turned upright and converted to sRGB; outputs have
+the image's size, panels at most that of the network's square. Nothing is downloaded."""
 
 NOTHING_TO_DO = "all outputs exist already, nothing to do"
 
@@ -57,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background",
         metavar="COLOR|IMAGE",
-        help="put cut-outs on a colour (white, '#80ff00') or on an image, which is scaled to cover",
+        help="put cut-outs on a colour (white, '#80ff00', half transparent '#80ff0080') or on an image, which is "
+        "scaled to cover",
     )
     parser.add_argument("--format", choices=("png", "jpg", "webp", "tiff"), help="of images (default png)")
     existing = parser.add_mutually_exclusive_group()
@@ -95,19 +99,28 @@ def run(arguments: argparse.Namespace) -> int:
     style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
     if arguments.ray is not None:
         return _run_on_ray(arguments, style)
+    if arguments.quiet:
+        logging.getLogger("purinet_jax").setLevel(logging.WARNING)
+    refused: dict[str, str] = {}
     jobs = plan(
         arguments.images,
         arguments.output,
         kind=kind,
         ending=ending,
-        transparent=kind == "cutout" and background is None,
+        transparent=style.transparent,
         existing="overwrite" if arguments.overwrite else "skip" if arguments.skip_existing else "refuse",
+        errors=refused,
     )
     if arguments.json and jobs and jobs[0].output == STANDARD:
         raise InputError("--json: the standard output is the image's; give -o a file or folder")
+    json_lines = sys.stdout if arguments.json else None
+    failed = [(source, "", error) for source, error in refused.items()]
+    _, errors = _report(failed, len(failed), json_lines, progress=False)
     if not jobs:
-        print(NOTHING_TO_DO, file=sys.stderr)
-        return 0
+        _print_errors(errors)
+        if not errors:
+            print(NOTHING_TO_DO, file=sys.stderr)
+        return 2 if errors else 0
     # Only now, because it imports JAX.
     from purinet_jax.devices import describe_devices
     from purinet_jax.prediction.predictor import load
@@ -116,11 +129,11 @@ def run(arguments: argparse.Namespace) -> int:
     predictor = load(arguments.checkpoint, arguments.size)
     progress = not arguments.quiet
     several = len(jobs) > 1
-    json_lines = sys.stdout if arguments.json else None
     results = predict_files(predictor, jobs, style, batch_size=arguments.batch, progress=progress and not several)
     with closing(results):
         lines = ((str(result.job.source), str(result.job.output), result.error) for result in results)
-        written, errors = _report(lines, len(jobs), json_lines, progress and several)
+        written, more_errors = _report(lines, len(jobs), json_lines, progress and several)
+    errors += more_errors
     _print_errors(errors)
     if written and str(STANDARD) not in written and not arguments.json and not arguments.quiet:
         where = f"in {arguments.output}"

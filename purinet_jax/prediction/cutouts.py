@@ -131,10 +131,11 @@ def composite(rgba: np.ndarray, background: tuple[int, ...] | np.ndarray) -> np.
         background = np.asarray(fitted)
     else:
         background = np.broadcast_to(np.array(background, np.float32), (height, width, len(background)))
-    result = np.empty(background.shape, np.uint8)
+    channels = background.shape[-1]
+    result = np.empty((height, width, channels), np.uint8)
     for rows in _strips(height, width):
         front, back = rgba[rows], background[rows]
-        if result.shape[2] == 3:
+        if channels == 3:
             result[rows] = _blend(front[..., :3], back, front[..., 3:])
             continue
         above = front[..., 3:].astype(np.float32)
