@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from purinet_jax.errors import InputError
+from purinet_jax.interrupts import temporary_paths
 
 
 def one_line(text: object) -> str:
@@ -44,12 +45,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     # In the same folder, because a rename between file systems is a copy, and a copy can be seen half done.
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    temporary_paths.add(str(temporary))
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        temporary_paths.discard(str(temporary))
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -22,7 +22,7 @@ stopped: int | None = None
 """The signal that ended in order what the command does, such as training; set by those who handle it themselves."""
 
 _SECONDS = 10
-_finished = False
+_KINDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def handle() -> None:
@@ -35,21 +35,22 @@ def handle() -> None:
         hook(unraisable)
 
     sys.unraisablehook = end_if_lost
-    for kind in (signal.SIGINT, signal.SIGTERM):
+    for kind in _KINDS:
         if signal.getsignal(kind) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(kind, _interrupt)
 
 
 def finish() -> None:
-    """Says that nothing is left to close: from now on, a signal ends the process at once."""
-    global _finished
-    _finished = True
+    """Removes what is left and lets signals have their usual effect, because handlers do not run while Python ends."""
     _remove_temporary_paths()
+    for kind in _KINDS:
+        if signal.getsignal(kind) is _interrupt:
+            signal.signal(kind, signal.SIG_DFL)
 
 
 def _interrupt(kind: int, frame: FrameType | None) -> None:
     global received
-    if _finished or received is not None or stopped is not None or _importing(frame):
+    if received is not None or stopped is not None or _importing(frame):
         _end(kind)
     received = kind
     signal.signal(signal.SIGALRM, lambda *_: _end(kind))
@@ -68,7 +69,7 @@ def _importing(frame: FrameType | None) -> bool:
 
 def _end(kind: int) -> None:
     """Ends this process and its workers at once."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in _KINDS:
         signal.signal(each, signal.SIG_IGN)
     processes = sys.modules.get("multiprocessing")
     for process in processes.active_children() if processes else ():
