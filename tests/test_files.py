@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from helpers.damage import MUTATIONS, encode
 from helpers.networks import SIZE, Brightness
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from purinet_jax.commands.main import main
 from purinet_jax.data.images import read_srgb
@@ -500,6 +500,31 @@ def test_formats(tmp_path: Path) -> None:
         with Image.open(tmp_path / f"b{ending}") as found:
             assert found.format == name
             assert found.size == (30, 20)
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".tiff", ".jpg"])
+def test_cutouts_keep_harmless_metadata_only(tmp_path: Path, ending: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.Copyright], exif[ExifTags.Base.Make] = "Somebody", "Camera"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (52.0, 30.0, 0.0)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = write(tmp_path / "a.jpg", exif=exif, dpi=(300, 300), icc_profile=profile)
+    assert b"Camera" in image.read_bytes()
+    style = Style("cutout", background=(1, 2, 3) if ending == ".jpg" else None)
+    assert run(plan([image], tmp_path / f"b{ending}"), style) == [None]
+    assert b"Camera" not in (tmp_path / f"b{ending}").read_bytes()
+    with Image.open(tmp_path / f"b{ending}") as found:
+        kept = found.getexif()
+        assert kept[ExifTags.Base.Copyright] == "Somebody"
+        assert not kept.get_ifd(ExifTags.IFD.GPSInfo)
+        assert kept.get(ExifTags.Base.Orientation, 1) == 1
+        assert found.size == (20, 30)  # upright
+        assert "icc_profile" not in found.info
+        dpi = found.info.get("dpi") or (kept[ExifTags.Base.XResolution], kept[ExifTags.Base.YResolution])
+    np.testing.assert_allclose([float(value) for value in dpi], 300, atol=0.1)
+    assert run(plan([image], tmp_path / f"c{ending}")) == [None]
+    assert b"Somebody" not in (tmp_path / f"c{ending}").read_bytes()
 
 
 def test_backgrounds(tmp_path: Path) -> None:

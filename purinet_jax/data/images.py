@@ -8,9 +8,10 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -288,12 +289,13 @@ def is_plain(data: bytes, *kinds: tuple[str, str]) -> bool:
     return plain and _orientation(image) == 1
 
 
-def to_png(array: np.ndarray, *, flat: bool = False) -> bytes:
+def to_png(array: np.ndarray, *, flat: bool = False, metadata: Mapping[str, Any] | None = None) -> bytes:
     """Encodes an array as the bytes of a PNG file.
 
     Args:
       array: uint8 [height, width], [height, width, 3] or [height, width, 4] (RGBA), or uint16 [height, width].
       flat: whether most neighbours have the same value or the same difference, which a faster strategy suits.
+      metadata: as of `encode`.
 
     Raises:
       ValueError: another dtype or shape.
@@ -303,35 +305,73 @@ def to_png(array: np.ndarray, *, flat: bool = False) -> bytes:
         raise ValueError(f"a PNG needs uint8 or uint16 grey or uint8 RGB or RGBA, not {array.dtype} {array.shape}")
     buffer = io.BytesIO()
     strategy = {"compress_type": _RUN_LENGTHS} if flat else {}
-    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", **strategy)
+    Image.fromarray(np.ascontiguousarray(array)).save(buffer, "PNG", **strategy, **(metadata or {}))
     return buffer.getvalue()
 
 
-def encode(array: np.ndarray, ending: str, name: str) -> bytes:
+def read_metadata(source: str | Path | bytes, name: str | None = None) -> dict[str, Any]:
+    """Returns what a cut-out keeps of its image file's metadata, for `encode`; arguments and errors as of `read_rgb`.
+
+    That is the resolution, the artist, the copyright and the date. The location, camera, comments and thumbnail (which
+    shows the background) are not kept, and the orientation and the profile are applied to the pixels.
+    """
+    image, _ = _open(source, name)
+    kept: dict[str, Any] = {}
+    with suppress(Exception), _warnings_ignored():  # damaged metadata of intact pixels
+        # Without EXIF, Pillow would decode a PNG in search of it.
+        tags = image.getexif() if image.format not in ("JPEG", "PNG") or "exif" in image.info else {}
+        exif = Image.Exif()
+        for tag in (ExifTags.Base.Artist, ExifTags.Base.Copyright, ExifTags.Base.DateTime):
+            if isinstance(value := tags.get(tag), str) and value:
+                exif[tag] = value
+        if exif:
+            kept["exif"] = exif
+    with suppress(Exception):
+        resolution = tuple(float(value) for value in image.info.get("dpi", ()))
+        if len(resolution) == 2 and min(resolution) >= 1 and max(resolution) < 1e5:
+            kept["dpi"] = resolution
+    return kept
+
+
+def encode(array: np.ndarray, ending: str, name: str, metadata: Mapping[str, Any] | None = None) -> bytes:
     """Encodes an image as the bytes of a file. JPEG and colours in WebP are lossy; PNG, TIFF and grey in WebP are not.
 
     Args:
       array: uint8 [height, width], [height, width, 3], or [height, width, 4] (RGBA; not for JPEG).
       ending: ".png", ".jpg", ".webp" or ".tiff".
       name: how errors name the file.
+      metadata: of `read_metadata`, to be stored with the pixels.
 
     Raises:
       TooManyPixels: the format cannot hold them.
     """
+    options = dict(metadata or {})
     if ending == ".png":
-        return to_png(array, flat=array.ndim == 2)
+        return to_png(array, flat=array.ndim == 2, metadata=options)
     image, buffer = Image.fromarray(np.ascontiguousarray(array)), io.BytesIO()
     try:
         if ending == ".jpg":
-            image.save(buffer, "JPEG", quality=95)
+            image.save(buffer, "JPEG", quality=95, **options)
         elif ending == ".webp":
-            image.save(buffer, "WEBP", quality=90, lossless=array.ndim == 2)
+            image.save(buffer, "WEBP", quality=90, lossless=array.ndim == 2, **_resolution_in_exif(options))
         else:
-            image.save(buffer, "TIFF", compression="tiff_adobe_deflate")
+            image.save(buffer, "TIFF", compression="tiff_adobe_deflate", **options)
     except (OSError, ValueError) as error:  # JPEG ends at 65,500 pixels a side, WebP at 16,383
         size = f"{array.shape[1]}×{array.shape[0]}"
         raise TooManyPixels(f"{name}: cannot hold {size} pixels: {reason(error)}") from error
     return buffer.getvalue()
+
+
+def _resolution_in_exif(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Moves the resolution to EXIF, where WebP has it."""
+    if "dpi" not in metadata:
+        return metadata
+    exif = Image.Exif()
+    for tag, value in metadata.get("exif", {}).items():
+        exif[tag] = value
+    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution] = metadata["dpi"]
+    exif[ExifTags.Base.ResolutionUnit] = 2  # inch
+    return {"exif": exif}
 
 
 @contextmanager

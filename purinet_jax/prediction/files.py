@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -266,9 +266,9 @@ def predict_files(
             piped[path] = data
         return data, str(path)
 
-    def deliver(index: int, rendering: np.ndarray) -> None:
+    def deliver(index: int, rendering: np.ndarray, metadata: Mapping[str, Any]) -> None:
         job = images[index]
-        data = encode(rendering, _output_ending(job.output, style.ending), str(job.output))
+        data = encode(rendering, _output_ending(job.output, style.ending), str(job.output), metadata)
         if job.output == STANDARD:
             _write_standard_output(data)
         else:

@@ -11,7 +11,7 @@ import socket
 import sys
 import traceback
 import warnings
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
@@ -98,8 +98,8 @@ class BatchPredictor:
                 raise InputError(f"{name(index)}: the row is empty")
             return (value if stored else read_file(value, self._filesystem)), name(index)
 
-        def deliver(index: int, rendering: np.ndarray) -> bytes:
-            return encode(rendering, self._style.ending, name(index))
+        def deliver(index: int, rendering: np.ndarray, metadata: Mapping[str, Any]) -> bytes:
+            return encode(rendering, self._style.ending, name(index), metadata)
 
         results = list(
             render_stream(self._predictor, batch.num_rows, source, deliver, self._style, batch_size=self._batch_size)

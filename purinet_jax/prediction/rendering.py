@@ -2,15 +2,15 @@
 
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import count_pixels, read_srgb
+from purinet_jax.data.images import count_pixels, read_metadata, read_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, multiply, overlay, visible
 from purinet_jax.prediction.refine import refined_strips, released_map
@@ -127,11 +127,23 @@ def check_style(predictor: "Predictor", style: Style) -> None:
         raise InputError("attention: this network has none (it is that of stage 1)")
 
 
+class _Kept(NamedTuple):
+    """What rendering needs of an image: its pixels and alpha, if not read again, and its metadata."""
+
+    pixels: tuple[np.ndarray | None, np.ndarray | None] | None
+    metadata: Mapping[str, Any]
+
+
+def style_metadata(style: Style, data: bytes) -> dict[str, Any]:
+    """Returns the metadata that a rendering of an image file keeps, for `encode`: a cut-out's, none of other kinds."""
+    return read_metadata(data) if style.kind == "cutout" else {}
+
+
 def render_stream(
     predictor: "Predictor",
     count: int,
     source: Callable[[int], tuple[bytes, str]],
-    deliver: Callable[[int, np.ndarray], _Delivered],
+    deliver: Callable[[int, np.ndarray, Mapping[str, Any]], _Delivered],
     style: Style,
     *,
     batch_size: int,
@@ -141,7 +153,7 @@ def render_stream(
     Args:
       predictor: the network.
       source: index → an image file's bytes, and what errors call it. Called once more for a very large image.
-      deliver: index and rendering, as of `render` → what is yielded.
+      deliver: index, rendering as of `render`, and metadata for `encode` → what is yielded.
       style: what to render.
       count, batch_size: as of `inference_stream`.
 
@@ -153,18 +165,19 @@ def render_stream(
         large = count_pixels(data, name) > _LARGE_PIXELS
         with _large_image if large else nullcontext():
             image, alpha = read_srgb(data, name)
-            kept: Any = (image if style.needs_image else None, alpha)
-            if large and (style.needs_image or alpha is not None):
-                kept = None
+            pixels = (image if style.needs_image else None, alpha)
+            kept = _Kept(
+                None if large and (style.needs_image or alpha is not None) else pixels, style_metadata(style, data)
+            )
             return SquareImage(resize_image(visible(image, alpha), predictor.size, predictor.size), image.shape, kept)
 
     def finish(index: int, prediction: Any, resized: SquareImage) -> _Delivered:
-        large = resized.extra is None
-        with _large_image if large else nullcontext():
-            image, alpha = read_srgb(*source(index)) if large else resized.extra
+        kept: _Kept = resized.extra
+        with _large_image if kept.pixels is None else nullcontext():
+            image, alpha = kept.pixels or read_srgb(*source(index))
             rendering = render(style, prediction, resized.square, resized.shape, image, alpha)
             del image  # encoding needs the memory
-            return deliver(index, rendering)
+            return deliver(index, rendering, kept.metadata)
 
     predict: Any = predictor.square_finest_maps if style.kind == "attention" else predictor.square_maps
     yield from inference_stream(predict, count, read, finish, batch_size=batch_size)

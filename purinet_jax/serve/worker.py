@@ -15,7 +15,7 @@ from purinet_jax.data.images import TooManyPixels, count_pixels, encode, read_sr
 from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.cutouts import visible
-from purinet_jax.prediction.rendering import Style, render
+from purinet_jax.prediction.rendering import Style, render, style_metadata
 from purinet_jax.prediction.stream import checked_size
 
 if TYPE_CHECKING:  # it imports JAX, which tests with another network do not need
@@ -91,12 +91,13 @@ class Worker:
             raise TooManyPixels(f"image: has {pixels:,} pixels, more than {self.pixels:,}")
         with self._budget.take(pixels):
             image, alpha = read_srgb(data)
+            metadata = style_metadata(style, data)
             del data
             inference = _Inference(resize_image(visible(image, alpha), self.size, self.size), style.kind == "attention")
             self._queue.put(inference)
             prediction = inference.prediction.result()
             rendered = render(style, prediction, inference.square, image.shape, image, alpha)
-            return encode(rendered, style.ending, style.ending[1:])
+            return encode(rendered, style.ending, style.ending[1:], metadata)
 
     def _run_network(self) -> None:
         while (first := self._queue.get()) is not None:
