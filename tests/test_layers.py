@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from purinet_jax.errors import InputError
 from purinet_jax.network.cpu.convolution import direct_convolution, unit_stride_convolution
 from purinet_jax.network.cpu.depthwise import depthwise_convolution, same_padding
 from purinet_jax.network.cpu.pooling import max_pool
 from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
-from purinet_jax.network.layers import CBP, BatchNorm, Conv, PredictionHead, PReLU, Upsample, bilinear_kernel
+from purinet_jax.network.layers import (
+    CBP,
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    PredictionHead,
+    PReLU,
+    Upsample,
+    bilinear_kernel,
+)
+from purinet_jax.training.initial import draw
 
 close = np.testing.assert_allclose
 
@@ -246,6 +257,35 @@ def test_conv_starts_from_he_normal_weights_and_zero_biases() -> None:
     assert not params["bias"].any()
     _, without = abstract_init(Conv(4, 3, use_bias=False), jnp.zeros((1, 4, 4, 2)))
     assert shapes(without["params"]) == {"kernel": (3, 3, 2, 4)}
+
+
+def test_initial_tensors_depend_on_their_path_and_the_seed_alone() -> None:
+    def leaf(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.float32)
+
+    network = {"params": {"a": {"kernel": leaf(3, 3, 32, 64), "bias": leaf(64)}, "b": {"kernel": leaf(3, 3, 32, 64)}}}
+    variables = draw(network, seed=3)["params"]
+    alone = draw({"params": {"a": {"kernel": leaf(3, 3, 32, 64)}}}, seed=3)["params"]
+    np.testing.assert_array_equal(alone["a"]["kernel"], variables["a"]["kernel"])
+    for other in (variables["b"], draw(network, seed=4)["params"]["a"]):
+        assert abs(np.corrcoef(np.ravel(other["kernel"]), np.ravel(variables["a"]["kernel"]))[0, 1]) < 0.03
+    depthwise = draw({"depthwise_kernel": leaf(5, 5, 400, 1)}, seed=0)["depthwise_kernel"]
+    for kernel, fan_in in ((variables["a"]["kernel"], 9 * 32), (depthwise, 25)):
+        close(kernel.var(), 2 / fan_in, rtol=0.05)
+        close(kernel.mean(), 0, atol=4 * np.sqrt(2 / fan_in / kernel.size))
+        assert kernel.dtype == jnp.float32
+    with pytest.raises(InputError, match="params/a/gain: no initial values for this name; known are kernel"):
+        draw({"params": {"a": {"gain": leaf(1)}}}, seed=0)
+
+
+@pytest.mark.parametrize("layer", [CBP(4, (3, 1), 2), DepthwiseConv(3, 1)], ids=["cbp", "depthwise"])
+def test_drawn_tensors_are_those_that_the_layers_start_from(layer: nn.Module) -> None:
+    x = jnp.zeros((1, 4, 4, 4))
+    by_layers, drawn = layer.init(jax.random.key(0), x), draw(abstract_init(layer, x)[1], seed=0)
+    for (path, ours), theirs in zip(jax.tree.leaves_with_path(drawn), jax.tree.leaves(by_layers), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        if path[-1].key not in ("kernel", "depthwise_kernel"):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_conv_computes_in_the_dtype_of_its_input_and_keeps_float32_parameters() -> None:

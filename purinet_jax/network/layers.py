@@ -8,6 +8,7 @@ traced network, where `purinet_jax.export` translates them.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -22,8 +23,6 @@ from purinet_jax.network.cpu.convolution import convolution
 from purinet_jax.network.cpu.depthwise import depthwise_convolution, same_padding
 from purinet_jax.network.cpu.normalisation import batch_moments, scale_and_shift
 from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
-
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 Norm = Callable[..., nn.Module]
 """What constructs a BatchNorm: `BatchNorm` with `train` and `axis_name` already set; takes `epsilon` and `name`."""
@@ -57,6 +56,46 @@ def averaged_over(axis_name: str | None) -> str | None:
     return None if axis_name is None or lax.axis_size(axis_name) == 1 else axis_name
 
 
+def he_normal(source: Array | np.random.Generator, shape: tuple[int, ...], out_axes: int = 1) -> Any:
+    """Draws a normal distribution of variance 2 / fan-in (He et al. 2015); the fan-in is the product of all sides of
+    `shape` but the last `out_axes`."""
+    deviation = math.sqrt(2 / math.prod(shape[:-out_axes]))
+    if isinstance(source, np.random.Generator):
+        return source.standard_normal(shape, np.float32) * np.float32(deviation)
+    return jax.random.normal(source, shape, jnp.float32) * deviation
+
+
+def bilinear_kernel(size: int, channels: int) -> np.ndarray:
+    """Bilinear interpolation as a transposed kernel [size, size, channels, channels], on the channel diagonal."""
+    factor = (size + 1) // 2
+    center = factor - 1 if size % 2 else factor - 0.5
+    axis = 1 - np.abs(np.arange(size) - center) / factor
+    return (axis[:, None, None, None] * axis[:, None, None] * np.eye(channels)).astype(np.float32)
+
+
+def _constant(value: float) -> Callable[[Any, tuple[int, ...]], np.ndarray]:
+    return lambda _, shape: np.full(shape, value, np.float32)
+
+
+INITIALISERS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
+    "kernel": he_normal,
+    "depthwise_kernel": partial(he_normal, out_axes=2),
+    "transposed_kernel": lambda _, shape: bilinear_kernel(shape[0], shape[2]),
+    "bias": _constant(0),
+    "scale": _constant(1),
+    "slope": _constant(0.25),
+    "mean": _constant(0),
+    "var": _constant(1),
+}
+"""What a tensor of each name starts from, given a JAX key, or a generator on the host, and its shape."""
+
+
+def _parameter(layer: nn.Module, name: str, *shape: int) -> Array:
+    """The layer's parameter, which starts from `INITIALISERS`."""
+    value: Array = layer.param(name, lambda key: jnp.asarray(INITIALISERS[name](key, shape)))
+    return value
+
+
 class Conv(nn.Module):
     """Convolution: [batch, height, width, in] → [batch, ceil(height / stride), ceil(width / stride), features].
 
@@ -73,14 +112,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", he_normal, shape).astype(x.dtype)
+        kernel = _parameter(self, "kernel", self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = kernel.astype(x.dtype)
         padding: Any = self.dilation * (self.kernel_size // 2)
         if self.same:
             padding = tuple(same_padding(side, self.kernel_size, self.stride) for side in x.shape[1:3])
         y = convolution(x, kernel, self.stride, self.dilation, padding)
         if self.use_bias:
-            return y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+            return y + _parameter(self, "bias", self.features).astype(x.dtype)
         return _add_folded_bias(self, y)
 
 
@@ -92,9 +131,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        # The fan-in is the window: the in axis of [height, width, channels, 1] is its last.
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
-        kernel = self.param("depthwise_kernel", init, (self.kernel_size, self.kernel_size, x.shape[-1], 1))
+        kernel = _parameter(self, "depthwise_kernel", self.kernel_size, self.kernel_size, x.shape[-1], 1)
         return _add_folded_bias(self, depthwise_convolution(x, kernel.astype(x.dtype), self.stride))
 
 
@@ -123,11 +160,11 @@ class BatchNorm(nn.Module):
         folded = not (self.has_variable("params", "scale") or self.has_variable("batch_stats", "mean"))
         if folded and not (self.train or self.is_initializing()):
             return x
-        features = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, features)
-        bias = self.param("bias", nn.initializers.zeros, features)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
-        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        scale, bias = (_parameter(self, name, x.shape[-1]) for name in ("scale", "bias"))
+        running_mean, running_var = (
+            self.variable("batch_stats", name, lambda name: jnp.asarray(INITIALISERS[name](None, x.shape[-1:])), name)
+            for name in ("mean", "var")
+        )
         mean, var = running_mean.value, running_var.value
         if self.train:
             axis_name = None if self.is_initializing() else averaged_over(self.axis_name)
@@ -146,7 +183,7 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return prelu(x, self.param("slope", nn.initializers.constant(0.25), (1,)).astype(x.dtype))
+        return prelu(x, _parameter(self, "slope", 1).astype(x.dtype))
 
 
 @jax.jit
@@ -166,20 +203,8 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         size, channels = 2 * self.stride, x.shape[-1]
-        kernel = self.param(
-            "transposed_kernel",
-            lambda _, shape: jnp.asarray(bilinear_kernel(shape[0], shape[2])),
-            (size, size, channels, channels),
-        )
+        kernel = _parameter(self, "transposed_kernel", size, size, channels, channels)
         return transposed_convolution(x, kernel.astype(x.dtype), self.stride)
-
-
-def bilinear_kernel(size: int, channels: int) -> np.ndarray:
-    """Bilinear interpolation as a transposed kernel [size, size, channels, channels], on the channel diagonal."""
-    factor = (size + 1) // 2
-    center = factor - 1 if size % 2 else factor - 0.5
-    axis = 1 - np.abs(np.arange(size) - center) / factor
-    return (axis[:, None, None, None] * axis[:, None, None] * np.eye(channels)).astype(np.float32)
 
 
 class CBP(nn.Module):

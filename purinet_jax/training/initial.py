@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jax import Array
 from ml_collections import ConfigDict
 
 from purinet_jax.errors import InputError, summarise
 from purinet_jax.network.config import ModelConfig
-from purinet_jax.network.layers import bilinear_kernel
-from purinet_jax.network.model import PurNet
+from purinet_jax.network.layers import INITIALISERS
 from purinet_jax.weights.files import load_file
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,32 @@ logger = logging.getLogger(__name__)
 
 def zeros(config: ConfigDict) -> dict[str, Any]:
     """Returns variables of the configured network, all zero, to restore a checkpoint into."""
-    model = ModelConfig.from_dict(config.model).build()
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), dict(shapes))
+    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), _shapes(config))
 
 
-@jax.jit(static_argnums=0)
-def _drawn_variables(model: PurNet, key: Array) -> Any:
-    return model.init(key, jnp.zeros((1, 64, 64, 3)))
+def _shapes(config: ConfigDict) -> dict[str, Any]:
+    model = ModelConfig.from_dict(config.model).build()  # without a device axis, as there is nothing to average
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    return dict(jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image))
+
+
+def draw(shapes: Any, seed: int) -> dict[str, Any]:
+    """Returns a tensor for each leaf of `shapes`, which depends on its path, its shape and the seed alone.
+
+    Drawn on the host: compiling one program that draws all variables can take minutes.
+
+    Raises:
+      InputError: a tensor has a name that `INITIALISERS` does not have.
+    """
+
+    def tensor(path: tuple[Any, ...], x: Any) -> Array:
+        name = "/".join(path)
+        if path[-1] not in INITIALISERS:
+            raise InputError(f"{name}: no initial values for this name; known are {', '.join(INITIALISERS)}")
+        generator = np.random.default_rng([seed % 2**64, *name.encode()])
+        return jnp.asarray(INITIALISERS[path[-1]](generator, x.shape))
+
+    return dict(traverse_util.path_aware_map(tensor, shapes))
 
 
 def initial_variables(config: ConfigDict, init: str | Path | None, partial: bool = False) -> dict[str, Any]:
@@ -39,8 +57,7 @@ def initial_variables(config: ConfigDict, init: str | Path | None, partial: bool
         fit are taken, and only if there are none the error is raised.
     """
     ours = ModelConfig.from_dict(config.model)
-    model = ours.build()  # without a device axis, as there is nothing to average
-    target, source = traverse_util.flatten_dict(zeros(config)), {}
+    target, source = traverse_util.flatten_dict(_shapes(config)), {}
     if init is not None:
         weights, theirs = load_file(init)
         source = traverse_util.flatten_dict(weights)
@@ -59,14 +76,11 @@ def initial_variables(config: ConfigDict, init: str | Path | None, partial: bool
                 f"{init}: {theirs.describe()} does not fit {ours.describe()}{tensors}; --partial takes what fits"
             )
         logger.info("%s: %d of %d tensors (%s)", init, len(source), len(target), theirs.describe())
-    if target.keys() - source.keys():  # otherwise there is no need to compile the network
-        target = traverse_util.flatten_dict(dict(_drawn_variables(model, jax.random.key(config.seed))))
-    target |= source
-    if init is not None and config.reset_upsampling:
-        for path, value in target.items():
-            if path[-1] == "transposed_kernel":
-                target[path] = jnp.asarray(bilinear_kernel(value.shape[0], value.shape[2]))
-    return traverse_util.unflatten_dict(target)
+    if config.reset_upsampling:
+        source = {path: value for path, value in source.items() if path[-1] != "transposed_kernel"}
+    missing = {path: x for path, x in target.items() if path not in source}
+    drawn = traverse_util.flatten_dict(draw(traverse_util.unflatten_dict(missing), config.seed))
+    return traverse_util.unflatten_dict(drawn | source)
 
 
 def _fitting(source: dict[Any, Any], target: dict[Any, Any], init: str | Path) -> dict[Any, Any]:

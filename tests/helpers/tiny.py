@@ -13,6 +13,7 @@ from jax import Array
 
 from purinet_jax.network.layers import BatchNorm, Conv, Norm
 from purinet_jax.network.model import ATTENTIONS, PurNet
+from purinet_jax.training.initial import draw
 from purinet_jax.training.losses import Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.step import TrainState, create_state, pmap_step
@@ -76,7 +77,7 @@ def _pmap_step(devices: tuple[jax.Device, ...]) -> Callable[..., Any]:
 
 @functools.cache
 def tiny_variables() -> Any:
-    return jax.jit(tiny_model().init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    return draw(jax.eval_shape(tiny_model().init, jax.random.key(0), jnp.zeros((1, 16, 16, 3))), seed=0)
 
 
 def tiny_state(axis_name: str | None = None, accumulate: int = 1, **options: Any) -> TrainState:
