@@ -23,6 +23,7 @@ from purinet_jax.network.cpu.convolution import convolution
 from purinet_jax.network.cpu.depthwise import depthwise_convolution, same_padding
 from purinet_jax.network.cpu.normalisation import batch_moments, scale_and_shift
 from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
+from purinet_jax.network.cpu.varying import vary_alike, varying_axes
 
 Norm = Callable[..., nn.Module]
 """What constructs a BatchNorm: `BatchNorm` with `train` and `axis_name` already set; takes `epsilon` and `name`."""
@@ -50,10 +51,13 @@ def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def averaged_over(axis_name: str | None) -> str | None:
-    """The device axis, or `None` where it has one device: hundreds of averages over one device change nothing, and
-    take XLA longer to compile than the rest of a train step."""
-    return None if axis_name is None or lax.axis_size(axis_name) == 1 else axis_name
+def averaged_over(axis_name: str | None, x: Array) -> str | None:
+    """The device axis to average `x` over, or `None` where it has one device: hundreds of averages over one device
+    change nothing, and take XLA longer to compile than the rest of a train step. `jax.shard_map` still asks for one of
+    what varies."""
+    if axis_name is None or (lax.axis_size(axis_name) == 1 and axis_name not in varying_axes(x)):
+        return None
+    return axis_name
 
 
 def he_normal(source: Array | np.random.Generator, shape: tuple[int, ...], out_axes: int = 1) -> Any:
@@ -132,7 +136,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = _parameter(self, "depthwise_kernel", self.kernel_size, self.kernel_size, x.shape[-1], 1)
-        return _add_folded_bias(self, depthwise_convolution(x, kernel.astype(x.dtype), self.stride))
+        return _add_folded_bias(self, depthwise_convolution(*vary_alike(x, kernel.astype(x.dtype)), self.stride))
 
 
 def _add_folded_bias(layer: nn.Module, y: Array) -> Array:
@@ -167,7 +171,7 @@ class BatchNorm(nn.Module):
         )
         mean, var = running_mean.value, running_var.value
         if self.train:
-            axis_name = None if self.is_initializing() else averaged_over(self.axis_name)
+            axis_name = None if self.is_initializing() else averaged_over(self.axis_name, x)
             mean, var = checkpoint_name(batch_moments(x.astype(at_least_float32(x.dtype)), axis_name), _STATISTICS)
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
@@ -175,7 +179,7 @@ class BatchNorm(nn.Module):
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return scale_and_shift(x, factor, bias - mean * factor)
+        return scale_and_shift(*vary_alike(x, factor, bias - mean * factor))
 
 
 class PReLU(nn.Module):

@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.interpreters import ad
 
 from purinet_jax.network.cpu.platform import traced_for_cpus
+from purinet_jax.network.cpu.varying import vary_alike
 from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
 from purinet_jax.processes import wait_for_all
@@ -140,24 +141,30 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     Args:
       state: the same on every device.
       batch: `image` [batch, height, width, 3] (uint8, or float and normalised), `mask` [batch, height, width, 1], and
-        `superpixels` [batch, height, width] if the objective's are from files. The gradients of `state.accumulate`
-        equal parts are averaged.
+        `superpixels` [batch, height, width] if the objective's are from files. The gradients of
+        `state.accumulate` equal parts, each of every `accumulate`-th image, are averaged.
 
     Returns:
       The next state, and the metrics: each loss term by level [levels], `loss` and `gradient_norm`. Gradients,
-      BatchNorm statistics and metrics are averaged over the model's device axis, if it has one.
+      BatchNorm statistics and metrics are averaged over the model's device axis, if it has one; with one, this is what
+      `jax.pmap` and `jax.shard_map` run, without one what `jax.jit` runs, on a batch that may be sharded.
     """
-    axis = averaged_over(state.model.axis_name)
+    axis = averaged_over(state.model.axis_name, batch["image"])
+    # Otherwise the gradients under `jax.shard_map` would be sums over the devices, elsewhere each device's own.
+    local = state.replace(  # type: ignore[attr-defined]
+        params=jax.tree.map(lambda x: vary_alike(x, batch["image"])[0], state.params)
+    )
     if state.accumulate == 1:
-        gradient, batch_stats, losses = gradients(state, state.batch_stats, batch)
+        gradient, batch_stats, losses = gradients(local, state.batch_stats, batch)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(state.accumulate, -1, *x.shape[1:]), dict(batch))
+        # Every `accumulate`-th image, so that the parts are the same however the batch is split over devices.
+        parts = jax.tree.map(lambda x: x.reshape(-1, state.accumulate, *x.shape[1:]).swapaxes(0, 1), dict(batch))
 
         def accumulate(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            gradient, batch_stats, losses = gradients(state, carry[1], part)
+            gradient, batch_stats, losses = gradients(local, carry[1], part)
             return (jax.tree.map(jnp.add, carry[0], gradient), batch_stats), losses
 
-        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+        start = (jax.tree.map(jnp.zeros_like, local.params), state.batch_stats)
         # Unrolled, because XLA's CPU backend runs a loop's body in one thread with slow convolutions.
         (gradient, batch_stats), losses = lax.scan(accumulate, start, parts, unroll=traced_for_cpus())
         gradient = jax.tree.map(lambda g: g / state.accumulate, gradient)
@@ -251,4 +258,24 @@ def pmap_step(devices: Sequence[jax.Device] | None = None) -> Step:
     """
     return jax.pmap(
         train_step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices
+    )
+
+
+def sharded_step(mesh: jax.sharding.Mesh) -> Step:
+    """Returns `train_step` under `jit`: the batch [batch, …] is split over the first axis of `mesh`, the state
+    (donated) and the metrics are replicated.
+
+    The model must have been built without `axis_name`. The partitioner needs axes of type `Auto`:
+    `jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))`.
+
+    Raises:
+      ValueError: the mesh has axes of other types.
+    """
+    automatic = jax.sharding.AxisType.Auto
+    if any(kind != automatic for kind in mesh.axis_types):
+        raise ValueError(f"the mesh's axes are {mesh.axis_types}, the train step needs AxisType.Auto")
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names[0]))
+    return jax.jit(
+        train_step, in_shardings=(replicated, split), out_shardings=(replicated, replicated), donate_argnums=0
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from purinet_jax.network.cpu.platform import traced_for_cpus
+from purinet_jax.network.cpu.varying import vary_alike
 from purinet_jax.network.cpu.winograd import (
     LAYOUT,
     Padding,
@@ -30,7 +31,7 @@ def convolution(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, pad
         x = x[:, ::stride, ::stride]
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if stride == 1:
-        return unit_stride_convolution(x, kernel, dilation, padding)
+        return unit_stride_convolution(*vary_alike(x, kernel), dilation, padding)
     return direct_convolution(x, kernel, stride, dilation, padding)
 
 

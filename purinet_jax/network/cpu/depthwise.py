@@ -83,7 +83,7 @@ def _fusion_barrier(x: Array, scalar: Array) -> Array:
         return x
     initial = (scalar != scalar, x)  # false, which the compiler does not see
     result: tuple[Array, Array] = lax.while_loop(
-        lambda carry: carry[0], lambda carry: (jnp.zeros((), bool), carry[1] * scalar), initial
+        lambda carry: carry[0], lambda carry: (jnp.zeros_like(carry[0]), carry[1] * scalar), initial
     )
     return result[1]
 

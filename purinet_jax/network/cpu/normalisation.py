@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from purinet_jax.network.cpu.platform import traced_for_cpus
+from purinet_jax.network.cpu.varying import vary_alike
 
 
 def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array]:
@@ -19,7 +20,7 @@ def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array]
     """
     average = (lambda value: value) if axis_name is None else partial(lax.pmean, axis_name=axis_name)
     mean = average(pixel_mean(x))
-    return mean, average(pixel_variance(x, mean))
+    return mean, average(pixel_variance(*vary_alike(x, mean)))
 
 
 @jax.custom_vjp
