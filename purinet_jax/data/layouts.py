@@ -150,15 +150,18 @@ def _apart(folders: dict[PurePosixPath, list[Member]]) -> list[Layout]:
         if kind := next(filter(None, map(_kind, reversed(folder.parts))), None):
             kinds[kind].append(folder)
     stems = {folder: {_stem(member) for member in folders[folder]} for folder in (*kinds["image"], *kinds["mask"])}
-    # Not every folder is compared with every other: a data set may have thousands of folders of classes.
-    holders: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for mask in kinds["mask"]:
-        for stem in stems[mask]:
-            holders[stem].append(mask)
+    siblings = [{mask.name: mask for mask in masks} for masks in _by_parent(kinds["mask"])]
     found = []
     for image in kinds["image"]:
-        shared = Counter(mask for stem in stems[image] for mask in holders.get(stem, ()))
-        sharing = [m for m, count in shared.items() if 2 * count >= max(len(stems[image]), len(stems[m]))]
+        sharing: list[PurePosixPath] = []
+        for masks in siblings:
+            depth = len(next(iter(masks.values())).parts) - 1
+            # Of thousands of classes, the folder of the same name is the nearest.
+            same = masks.get(image.parts[depth]) if depth < len(image.parts) else None
+            if same is not None and _overlap(stems[image], stems[same]):
+                sharing.append(same)
+            else:
+                sharing += [mask for mask in masks.values() if _overlap(stems[image], stems[mask])]
         if sharing:
             least = min(_distance(image, mask) for mask in sharing)
             nearest = sorted(mask for mask in sharing if _distance(image, mask) == least)
@@ -201,7 +204,8 @@ def _in_one_folder(storage: Storage, folders: dict[PurePosixPath, list[Member]])
     for folder, members in sorted(folders.items()):
         groups: dict[str, list[Member]] = defaultdict(list)
         for member in members:
-            groups[PurePosixPath(member[0]).suffix.lower().replace(".jpeg", ".jpg")].append(member)
+            ending = splitext(member[0])[1].lower()
+            groups[".jpg" if ending in (".jpeg", ".jpe", ".jfif") else ending].append(member)
         if len(groups) != 2 or not _share_stems(*groups.values()):
             continue
         # Masks are not stored as JPEG, which blurs them; among other formats, the pixels must tell.
@@ -243,8 +247,12 @@ def _layout(
 
 def _share_stems(first: list[Member], second: list[Member]) -> bool:
     """Whether at least half of the files have a counterpart of the same name."""
-    stems, others = (set(map(_stem, members)) for members in (first, second))
-    return 2 * len(stems & others) >= max(len(stems), len(others))
+    return _overlap(set(map(_stem, first)), set(map(_stem, second)))
+
+
+def _overlap(stems: set[str], others: set[str]) -> bool:
+    most = max(len(stems), len(others))
+    return 2 * min(len(stems), len(others)) >= most and 2 * len(stems & others) >= most
 
 
 def _distance(first: PurePosixPath, second: PurePosixPath) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,7 @@ from purinet_jax.data.superpixel_files import find_superpixels, read_superpixels
 from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError, summarise
 from purinet_jax.progress import progress_bar
+from purinet_jax.workers import in_order
 
 logger = logging.getLogger(__name__)
 
@@ -293,6 +294,11 @@ def check_pairs(pairs: Pairs, workers: int = 0, progress: bool = True) -> list[t
     Returns:
       Index and reason of each pair that cannot be used, in order; the reason names the file.
     """
+    return list(_unusable(pairs, workers, progress))
+
+
+def _unusable(pairs: Pairs, workers: int, progress: bool) -> Iterator[tuple[int, str]]:
+    """Yields what `check_pairs` returns, as soon as it is found."""
 
     def reason(index: int) -> str | None:
         try:
@@ -301,10 +307,11 @@ def check_pairs(pairs: Pairs, workers: int = 0, progress: bool = True) -> list[t
             return str(error)
         return None
 
-    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
-        reasons = pool.map(reason, range(len(pairs)))
+    workers = workers or min(8, usable_cores())
+    with ThreadPoolExecutor(workers) as pool:
+        reasons = in_order(lambda index: pool.submit(reason, index), range(len(pairs)), 16 * workers)
         bar = progress_bar(reasons, total=len(pairs), shown=progress, desc="checking", unit="pair")
-        return [(index, found) for index, found in enumerate(bar) if found is not None]
+        yield from ((index, found) for index, found in enumerate(bar) if found is not None)
 
 
 def bad_pairs(
@@ -334,7 +341,7 @@ def bad_pairs(
     for pairs in sources:
         checked = range(len(pairs))[share]
         found = np.zeros(len(pairs), bool)
-        for position, reason in check_pairs(pairs.subset(checked), progress=progress):
+        for position, reason in _unusable(pairs.subset(checked), 0, progress):
             logger.warning("%s", reason)
             found[checked[position]] = True
         bad.append(np.flatnonzero(gather(found).any(0)).tolist())
