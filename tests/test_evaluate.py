@@ -369,3 +369,32 @@ def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, ho
         assert process.returncode == 130
         assert said.endswith("purinet: interrupted\n")
         assert "Traceback" not in said
+
+
+def test_maps_that_predict_wrote_next_to_images_are_those_of_the_images(root: Path) -> None:
+    expected = quietly([open_maps(root / "red")], [open_data(root / "set")])[0]
+    for file in (root / "red").iterdir():
+        shutil.copy(file, root / "set" / "images" / f"{file.stem}_map.png")
+        shutil.copy(root / "set" / "images" / file.name, root / "set" / "images" / f"{file.stem}_overlay.png")
+    found = quietly([open_maps(root / "set" / "images")], [open_data(root / "set")])[0]
+    assert numbers(found) == numbers(expected)
+
+
+@pytest.mark.parametrize("coding", ["labels", "colour", "alpha", "named labels"])
+def test_codings_of_masks_do_not_change_the_numbers(tmp_path: Path, coding: str) -> None:
+    objects = np.zeros((20, 30), bool)
+    objects[5:14, 8:20] = True
+    coded = {
+        "labels": objects * np.uint8(2),
+        "colour": np.dstack([objects * np.uint8(255), np.zeros((20, 30, 2), np.uint8)]),
+        "alpha": np.dstack([np.full((20, 30, 3), 255, np.uint8), objects * np.uint8(255)]),
+        "named labels": np.where(objects, 15, 7).astype(np.uint8),
+    }[coding]
+    for folder, array in (("grey", objects * np.uint8(255)), ("coded", coded), ("maps", objects * np.uint8(200))):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / "a.png")
+    labels = [15] if coding == "named labels" else []
+    truths = [open_masks(tmp_path / "grey"), open_masks(tmp_path / "coded", object_labels=labels)]
+    grey, other = quietly([open_maps(tmp_path / "maps")], truths)
+    assert numbers(grey) == numbers(other)
+    assert numbers(grey)["purnet"]["mae"] == 0

@@ -421,6 +421,22 @@ def test_heic_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         read_rgb(heic, "a.heic")
 
 
+def test_heic() -> None:
+    heif = pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    colours = np.zeros((40, 60, 3), np.uint8)
+    colours[10:30, 10:40] = (250, 40, 20)
+    buffer = io.BytesIO()
+    heif.from_pillow(Image.fromarray(colours)).save(buffer, quality=90)
+    assert np.abs(read_rgb(buffer.getvalue()).astype(int) - colours).max() < 12
+    assert check_image(buffer.getvalue()) == (40, 60)
+
+
+@pytest.mark.parametrize("start", [100, 300])
+def test_a_cut_avif_is_called_damaged(start: int) -> None:
+    with pytest.raises(InputError, match=r"^a\.avif: .*damaged"):
+        read_rgb(encoded(np.repeat(RGB, 9, 0), "AVIF")[:start], "a.avif")
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [

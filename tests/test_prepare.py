@@ -29,6 +29,7 @@ from purinet_jax.data.pairs import Pairs, check_pairs, open_pairs
 from purinet_jax.data.pipeline import training_batches
 from purinet_jax.data.prepare import default_output, prepare
 from purinet_jax.data.sets import COPIES_OF_TEST_IMAGES, SETS, TWINS
+from purinet_jax.data.sources import find_splits
 from purinet_jax.errors import InputError
 
 NAMES = ("a", "b", "c")
@@ -313,6 +314,17 @@ def assert_stored(
     channels = 3 if feature == "image" else 1
     decoded = tfds.features.Image(shape=(None, None, channels)).decode_example_np(stored)
     np.testing.assert_array_equal(decoded, expected.reshape(*expected.shape[:2], channels))
+
+
+def test_labels_are_stored_as_black_and_white(tmp_path: Path) -> None:
+    mask = rectangle_mask(0) // 17  # 0, 5 and 15
+    for folder, data in (("images", to_jpeg(noise_image(0))), ("masks", to_png(mask))):
+        (tmp_path / "ECSSD" / folder).mkdir(parents=True)
+        (tmp_path / "ECSSD" / folder / f"a{'.jpg' if folder == 'images' else '.png'}").write_bytes(data)
+    for labels, expected in (((), mask > 0), ((15,), mask == 15)):
+        pairs = find_splits(SETS["ecssd"], tmp_path, labels)["test"]
+        stored = builders.record(pairs, 0)["mask"]
+        np.testing.assert_array_equal(read_grey(stored), expected * np.uint8(255))  # type: ignore[arg-type]
 
 
 class Stop(BaseException):

@@ -31,7 +31,7 @@ def add_object_labels(parser: argparse.ArgumentParser) -> None:
     """Adds the argument of commands that read masks."""
     parser.add_argument(
         "--object-labels",
-        type=_labels,
+        type=labels,
         default=(),
         metavar="N,N,…",
         help="values of masks that are the object, of palettes their indices (default: found out from the masks)",
@@ -73,7 +73,7 @@ def not_negative(text: str) -> int:
     return value
 
 
-def _labels(text: str) -> tuple[int, ...]:
+def labels(text: str) -> tuple[int, ...]:
     """Integers of at least 0, such as "1,2"."""
     return tuple(not_negative(part) for part in text.split(","))
 

@@ -435,6 +435,8 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
 
 def _unsupported(data: bytes) -> str | None:
     """Returns the format of a file that is not read, by its first bytes, if it is known."""
+    if data[4:8] == b"ftyp" and data[8:12] in (*_HEIF_BRANDS, b"avif", b"avis"):
+        return None  # damaged
     start = data[:16].lstrip() if data[:16].lstrip().startswith(b"<") else data[:16]
     for signature, kind in _UNSUPPORTED.items():
         if len(start) >= len(signature) and all(

@@ -20,7 +20,7 @@ from purinet_jax.errors import InputError
 logger = logging.getLogger(__name__)
 
 # Masks that are looked at, and pixels in all, before a set is used; reading each of 10,000 twice would take too long.
-_SAMPLES = 128
+_SAMPLES = 64
 _PIXELS = 100_000_000
 
 # Class labels have small values and are few. A grey value is object from half on.
@@ -77,7 +77,7 @@ class _Seen:
     """What the masks that were looked at hold.
 
     Attributes:
-      kinds: how many masks are of each kind.
+      kinds: how many masks were seen ("all"), have alpha that varies ("alpha"), and hold colours ("colour").
       palette: why a mask that is a palette of several classes cannot be used, if there is one.
       values: how many pixels have each grey value, in masks that are grey and hold more than zeros and ones.
       ones: how many pixels have the value 1 in masks of zeros and ones, which are object in any case.
@@ -98,11 +98,10 @@ class _Seen:
 
     def add(self, image: Image.Image, name: str) -> None:
         """Adds a mask. Raises InputError if it cannot be used."""
+        self.kinds["all"] += 1
         if image.has_transparency_data:
             alpha = _alpha(image)
-            if alpha.min() != alpha.max():
-                self.kinds["alpha"] += 1
-                return
+            self.kinds["alpha"] += bool(alpha.min() != alpha.max())
         if image.mode not in _GREY_MODES and has_colours(image):
             if image.mode == "P" and not self.palette:
                 self.palette = _several_classes(image, name)
@@ -160,7 +159,7 @@ def understand(
 
 
 def _decide(path: str | Path, seen: _Seen) -> Coding:
-    if seen.kinds["alpha"]:
+    if seen.kinds["alpha"] and 2 * seen.kinds["alpha"] >= seen.kinds["all"]:
         return Coding("alpha")
     if seen.palette:
         raise InputError(seen.palette)
