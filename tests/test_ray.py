@@ -90,7 +90,16 @@ def test_attention_needs_a_network_with_attention() -> None:
 
 
 def test_folders_are_searched(tmp_path: Path) -> None:
-    for name in ("in/a.JPG", "in/b/c.png", "in/.hidden.png", "in/.d/e.png", "in/notes.txt", "in/out/a.png"):
+    names = (
+        "in/a.JPG",
+        "in/b/c.png",
+        "in/.hidden.png",
+        "in/.d/e.png",
+        "in/notes.txt",
+        "in/out/a.png",
+        "in/b/c_map.png",
+    )
+    for name in names:
         write(tmp_path / name)
     for text in (str(tmp_path / "in"), f"file://{tmp_path}/in"):
         images = find_images([text], str(tmp_path / "in" / "out"))

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import io
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from purinet_jax.data.images import EXTENSIONS
+from purinet_jax.data.results import own_results
 from purinet_jax.errors import InputError
 from purinet_jax.files import one_line, read_bytes, write_atomically
 
@@ -51,7 +52,7 @@ def find_images(inputs: Iterable[str], output: str) -> ImageCollection:
 
     Args:
       inputs: local paths, or URIs that pyarrow understands (s3://bucket/photos), of one file system.
-      output: where outputs are written; files there are left out.
+      output: where outputs are written; files there are left out, and what an earlier run wrote next to images.
 
     Raises:
       InputError: an input does not exist, cannot be read, holds no images or is the output, or two images have one
@@ -71,7 +72,7 @@ def find_images(inputs: Iterable[str], output: str) -> ImageCollection:
         files = _files(text, own_system, root)
         if own_system == output_system:
             files = [(path, name) for path, name in files if not path.startswith(f"{output_root}/")]
-        found = [(path, name) for path, name in files if name.lower().endswith(EXTENSIONS)]
+        found = _without_results([(path, name) for path, name in files if name.lower().endswith(EXTENSIONS)])
         parquet = [path for path, name in files if name.lower().endswith(_PARQUET)]
         if not found and not parquet:
             raise InputError(f"{text}: holds neither images ({', '.join(EXTENSIONS)}) nor Parquet files")
@@ -122,6 +123,16 @@ def _files(text: str, filesystem: FileSystem, root: str) -> list[tuple[str, str]
     paths = sorted(entry.path for entry in inside if entry.type == FileType.File)
     named = ((path, path[len(root) :].lstrip("/")) for path in paths)
     return [(path, name) for path, name in named if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def _without_results(files: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Leaves out, of paths and names, what an earlier run wrote next to images."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for path, _ in files:
+        folder, _, file = path.rpartition("/")
+        by_folder[folder].append(file)
+    results = {f"{folder}/{file}" for folder, inside in by_folder.items() for file in own_results(inside)}
+    return [(path, name) for path, name in files if path not in results]
 
 
 def _read_names(tables: Sequence[str], filesystem: FileSystem | None) -> ImageCollection:
