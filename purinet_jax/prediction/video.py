@@ -212,11 +212,24 @@ def _upright(frame: Any, first: Any, source: Path) -> np.ndarray:
     Raises:
       InputError: FFmpeg cannot convert the frame's matrix.
     """
+    import av
+    from av.video.reformatter import Interpolation
+
     frame.colorspace = matrix = _matrix(frame)
     if matrix not in _CONVERTIBLE:
         name = _MATRICES[matrix] if matrix < len(_MATRICES) else matrix
-        raise InputError(f"{source}: colours with the matrix {name} are not supported; convert it to bt709")
-    array = frame.to_ndarray(format="rgb24", width=first.width, height=first.height)
+        raise InputError(f"{source}: {_UNREADABLE}: the colour matrix {name} is not supported; convert it to bt709")
+    size = first.width, first.height
+    even = size[0] % 2 == size[1] % 2 == 0
+    if frame.format.name in ("yuv420p", "yuvj420p") and even and (frame.width, frame.height) == size:
+        # FFmpeg repeats halved chroma and rounds down, by up to 3; it rounds exactly if told to, but then interpolates
+        # chroma, unless the frame is a copy without its position.
+        copy = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+        copy.colorspace, copy.color_range = matrix, frame.color_range
+        exact = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+        array = copy.to_ndarray(format="rgb24", interpolation=exact)
+    else:
+        array = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
     transposed, *flips = _orientation(frame)
     if transposed:
         array = array.transpose(1, 0, 2)
@@ -239,6 +252,7 @@ def _render(
 def _encodable(rendering: np.ndarray, frame: Any, stream: Any) -> Any:
     """A rendering as a frame of the new stream, at the time of the old frame."""
     import av
+    from av.video.reformatter import Interpolation
 
     if stream.pix_fmt == "pal8":
         colours = Image.fromarray(rendering).quantize(256)
@@ -258,6 +272,7 @@ def _encodable(rendering: np.ndarray, frame: Any, stream: Any) -> Any:
                 format=stream.pix_fmt,
                 dst_colorspace=context.colorspace,
                 dst_color_range=context.color_range,
+                interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND,
             )
     made.pts, made.time_base, made.duration = frame.pts, frame.time_base, frame.duration
     return made
