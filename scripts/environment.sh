@@ -1,17 +1,19 @@
 # Sourced by the other scripts: the virtual environment `$environment` (.venv if not said otherwise), made at the first
-# run, and `step`, which says what is being done. Needs Python 3.11 or newer, and at the first run the network.
+# run by the first of `pythons` that works, and `step`, which says what is being done. Needs Python 3.11 or newer, and
+# at the first run the network.
 set -euo pipefail
 
 environment=${environment:-.venv}
+[ -n "${pythons-}" ] || pythons=(python3.13 python3.12 python3.11 python3)
 
 step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }
 
 # Only a finished environment has pip; one that an interrupted run left behind is made anew.
 if [ ! -x "$environment/bin/pip" ]; then
   python=
-  for name in python3.13 python3.12 python3.11 python3; do
+  for name in "${pythons[@]}"; do
     # Run, not looked up: pyenv puts names on the path that start nothing, and Debian's Python may lack ensurepip.
-    if "$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    if "$name" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
       python=$name
       break
     fi

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Lint, format, types and tests, in a virtual environment of their own (.venv, made at the first run).
 #   bash scripts/test.sh [--newest|--lowest] [PYTEST-OPTION...]
-# --newest: the tests alone, with the newest release of everything, in .venv-newest. --lowest: with the oldest releases
+# --newest: the tests alone, with the newest release of everything on the newest Python that is found, also below
+# pyenv's versions/, in .venv-newest (constraints-newest.txt records the releases). --lowest: with the oldest releases
 # that pyproject.toml permits, in .venv-lowest. Otherwise the versions are those of constraints.txt.
 # Needs Python 3.11 or newer, and at the first run the network. The page of `purinet serve` is tested in a browser,
 # Chromium or Chrome; Debian's is installed where there is none and that is allowed, otherwise those tests are skipped.
@@ -15,6 +16,13 @@ case ${1:-} in --newest | --lowest)
   shift
   ;;
 esac
+if [ "$versions" = newest ]; then
+  pythons=()
+  for version in 3.14 3.13 3.12 3.11; do
+    pythons+=("python$version" "${PYENV_ROOT:-${HOME-}/.pyenv}/versions/$version".*/bin/python3)
+  done
+  pythons+=(python3)
+fi
 . scripts/environment.sh
 
 case $versions in
@@ -35,6 +43,8 @@ pinned)
   mypy=$!
   ;;
 newest)
+  "$environment/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' \
+    || step "no Python newer than 3.11 was found: the newest releases are tested on 3.11"
   step "pip install --upgrade -e '.[test]'"
   "$environment/bin/pip" install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
   ;;
