@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and the reason for a failure in one line."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -40,9 +41,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Until then `path` keeps its contents; after an exception, and after a rename that fails, the temporary file is gone.
 
     Raises:
-      OSError: the file cannot be renamed.
+      OSError: the file cannot be renamed, or `path` is a device, a pipe or a socket, which it would replace.
     """
     path = Path(path)
+    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     # In the same folder, because a rename between file systems is a copy, and a copy can be seen half done.
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     temporary_paths.add(str(temporary))

@@ -22,8 +22,14 @@ logger = logging.getLogger(__name__)
 
 
 def default_output() -> Path:
-    """Returns the default folder for sets: `$XDG_DATA_HOME/purinet_jax`, or `~/.local/share/purinet_jax`."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "purinet_jax"
+    """Returns the default folder for sets: `$XDG_DATA_HOME/purinet_jax`, or `~/.local/share/purinet_jax`.
+
+    Raises InputError if the user has no home.
+    """
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "purinet_jax"
+    except RuntimeError:
+        raise InputError("there is no home folder to keep data sets in; name one with --output") from None
 
 
 def prepare(

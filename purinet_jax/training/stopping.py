@@ -1,6 +1,7 @@
 """Ends of a run before its last step: by request, by a validation that no longer improves, and by failures."""
 
 import contextlib
+import errno
 import logging
 import signal
 import sys
@@ -20,6 +21,9 @@ from purinet_jax.training.watchdog import Watchdog
 from purinet_jax.weights.runs import FOLDER, whole_steps
 
 logger = logging.getLogger(__name__)
+
+
+_UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 
 class NonFiniteLoss(RunFailure):
@@ -46,6 +50,8 @@ def failures_in_words(output: Path, watchdog: Watchdog) -> Iterator[None]:
     except (InputError, RunFailure):
         raise
     except Exception as error:
+        if watchdog.stage == "starting" and isinstance(error, OSError) and error.errno in _UNUSABLE_PATH:
+            raise InputError(f"{one_line(error.filename)}: {reason(error)}") from error
         why = _failure(error)
         if why is None:
             raise
