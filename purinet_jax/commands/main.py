@@ -1,5 +1,6 @@
 """`purinet`: parses the command line, configures logging and JAX, and turns errors and signals into exit codes."""
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -101,10 +102,11 @@ def _report(error: BaseException) -> int:
 
     if interrupts.received is not None:  # some libraries turn KeyboardInterrupt into errors of their own
         error = KeyboardInterrupt()
-    elif isinstance(error, OSError) and error.filename is not None:
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
         from purinet_jax.files import one_line, reason
 
-        error = InputError(f"{one_line(error.filename)}: {reason(error)}")
+        where = "standard output" if error.filename is None else one_line(error.filename)
+        error = InputError(f"{where}: {reason(error)}")
     elif not isinstance(error, InputError | RunFailure | KeyboardInterrupt):
         raise error
     code, line = outcome(error)

@@ -301,7 +301,9 @@ def _write_standard_output(data: bytes) -> None:
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-    except OSError as error:  # its reader has ended
+    except BrokenPipeError:
+        raise
+    except OSError as error:
         raise InputError(f"stdout: cannot be written: {reason(error)}") from error
 
 

@@ -1,0 +1,32 @@
+"""Standard output and error that are closed, full or cannot show a name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "purinet_jax.commands.main"]
+
+
+def test_a_reader_that_has_ended_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run([*COMMAND, "--version"], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_full_disk_behind_standard_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([*COMMAND, "--version"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == b"purinet: standard output: No space left on device\n"
+
+
+def test_a_name_that_is_no_utf8_is_printed_escaped(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.jpg")).write_bytes(b"no image")
+    command = [*COMMAND, "predict", os.fsdecode(b"\xff.jpg"), "--checkpoint", "lite"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert ended.returncode == 2
+    assert b"\\udcff.jpg: " in ended.stderr
+    assert b"Traceback" not in ended.stderr
