@@ -80,13 +80,19 @@ def _end(kind: int) -> None:
     os._exit(128 + kind)
 
 
+def remove_temporary(path: str) -> None:
+    """Removes a file or folder, if it is still there, and strikes it off `temporary_paths`."""
+    try:
+        os.unlink(path)
+    except IsADirectoryError:
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+    except OSError:  # renamed or removed meanwhile
+        pass
+    temporary_paths.discard(path)
+
+
 def _remove_temporary_paths() -> None:
     for path in list(temporary_paths):
-        try:
-            os.unlink(path)
-        except IsADirectoryError:
-            import shutil
-
-            shutil.rmtree(path, ignore_errors=True)
-        except OSError:  # renamed or removed meanwhile
-            pass
+        remove_temporary(path)

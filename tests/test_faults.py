@@ -228,7 +228,7 @@ def test_weights_that_fit_only_in_part_are_loaded_on_request(tmp_path: Path, cap
     wider = config(**{"model.channels": 10})
     with pytest.raises(InputError, match=r"is \(.*8.*\), the configured network's is \(.*10.*\)$"):
         initial.initial_variables(wider, file)
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, "purinet_jax")
     variables = initial.initial_variables(wider, file, partial=True)
     for tree in ("params", "batch_stats"):
         for value, reference in zip(

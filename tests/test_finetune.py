@@ -64,7 +64,7 @@ def test_a_run_starts_from_the_weights_ends_early_and_resumes_only_with_more_pat
     config.loop.patience = 2
     config.model.backbone = "resnet50"  # has no effect
     output = tmp_path / "run"
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "purinet_jax")
     state = finetune(config, data, output, checkpoint=weights, progress=False)
     # .3 at step 1 is the lowest; .35 and .3 are no lower.
     assert int(state.step) == 3

@@ -408,7 +408,7 @@ def test_of_an_animation_the_first_frame_is_read(
     monkeypatch.setattr(images_module, "_said", set())
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "lime")]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "purinet_jax"):
         for _ in range(2):
             assert np.abs(read_rgb(data, "a.gif").astype(int) - (255, 0, 0)).max() < 12
     assert caplog.text.count("a.gif: an animation, of which the first frame is read") == 1
@@ -465,7 +465,7 @@ def test_unused_bits_are_stretched(
     monkeypatch.setattr(images_module, "_said", set())
     top = (1 << bits) - 1
     values = np.array([[0, top // 3, top]], np.uint16)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "purinet_jax"):
         for _ in range(2):
             np.testing.assert_array_equal(read_rgb(encoded(values), "a.png")[0, :, 1], [0, 85, 255])
     assert caplog.text.count(f"a.png: 16-bit values of which {bits} bits are used") == 1

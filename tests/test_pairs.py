@@ -422,7 +422,7 @@ def coded(root: Path, *masks: np.ndarray | Image.Image) -> Path:
 def test_codings_of_masks(tmp_path: Path, coding: str, caplog: pytest.LogCaptureFixture) -> None:
     mask, said = CODINGS[coding]
     path = coded(tmp_path / "set", mask, mask)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "purinet_jax"):
         for opened in (path, path, zipped(path, tmp_path / "set.zip")):
             pairs = open_pairs(opened)
             np.testing.assert_array_equal(pairs[1]["mask"], OBJECT)
@@ -434,7 +434,7 @@ def test_codings_of_masks(tmp_path: Path, coding: str, caplog: pytest.LogCapture
 
 def test_a_void_value_is_no_object_only_if_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = coded(tmp_path, labelled(1, rim=255))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "purinet_jax"):
         both, one = open_pairs(path), open_pairs(path, object_labels=[1])
     np.testing.assert_array_equal(both[0]["mask"], OBJECT | RIM)
     np.testing.assert_array_equal(one[0]["mask"], OBJECT)
@@ -506,7 +506,7 @@ def test_own_results_next_to_images_are_left_out(data: Path, tmp_path: Path, cap
         for kind in RESULT_KINDS:
             (images / f"{name}_{kind}.png").write_bytes(to_png(PIXELS))
         (images / f"{name}.jpg_map.png").write_bytes(to_png(PIXELS))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "purinet_jax"):
         pairs = open_pairs(data)
     assert (pairs.names, pairs.images, pairs.fingerprint) == (before.names, before.images, before.fingerprint)
     assert "DUTS-TR/DUTS-TR-Image: 36 results of purinet predict are left out" in caplog.text

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
 from purinet_jax.files import reason
-from purinet_jax.interrupts import temporary_paths
+from purinet_jax.interrupts import remove_temporary, temporary_paths
 from purinet_jax.zip_files import read_member
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ class Tar:
         limit = _MEMBER_LIMIT + _INFLATION * self.path.stat().st_size
         descriptor, name = tempfile.mkstemp(prefix="purinet-", suffix=".tar")
         temporary_paths.add(name)
-        weakref.finalize(self, Path(name).unlink, missing_ok=True)
+        weakref.finalize(self, remove_temporary, name)
         logger.info("%s: decompressed into a temporary file", self.path)
         with gzip.open(self.path) as source, open(descriptor, "wb") as target:
             while chunk := source.read(1 << 20):
