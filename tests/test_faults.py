@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -194,6 +195,22 @@ def test_a_stage_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     message, code = said[0]
     assert message.startswith("step 3: reading the batch has not ended after 0.2 s (config.loop.timeout)")
     assert code == 1
+
+
+def test_time_in_which_a_run_is_suspended_does_not_count() -> None:
+    program = (
+        "import time; from purinet_jax.training.watchdog import Watchdog\n"
+        "with Watchdog(0.8) as watchdog:\n"
+        "    watchdog.enter('step 1: saving'); print('saving', flush=True); time.sleep(0.4)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.readline() == b"saving\n"
+        run.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)
+        run.send_signal(signal.SIGCONT)
+        assert (run.wait(10), run.stderr.read()) == (0, b"")
 
 
 def _killed(_: None, item: int) -> int:
