@@ -1,8 +1,9 @@
-"""Files that are written whole or not at all, and the reason for a failure in one line."""
+"""Files that are written entirely or not at all, and the reason for a failure in one line."""
 
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,56 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
         raise InputError(f"{one_line(name or path)}: cannot be read: {reason(error)}") from error
 
 
+def check_output_file(path: str | Path) -> None:
+    """Checks that a file can be written, before the work for it is done. Writes nothing.
+
+    Raises:
+      InputError: its folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe.
+    """
+    path = Path(path)
+    try:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        _check_replaceable(path)
+        _check_writable(path.parent)
+    except FileNotFoundError as error:
+        raise InputError(f"{one_line(path)}: there is no folder {one_line(path.parent)}") from error
+    except OSError as error:
+        raise InputError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
+
+
+def check_output_folder(folder: str | Path) -> None:
+    """Checks that files can be written to a folder, or that it can be made. Makes nothing.
+
+    Raises:
+      InputError: it cannot be written to or made, or is a file or below one.
+    """
+    absolute = Path(folder).absolute()
+    try:
+        _check_writable(next(path for path in (absolute, *absolute.parents) if _exists(path)))
+    except OSError as error:
+        raise InputError(f"{one_line(folder)}: cannot be written to: {reason(error)}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises OSError if there is something other than a file or folder at a path, or the path cannot be used."""
+    if _exists(path) and os.path.exists(path) and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes a nameless file in a folder, because permissions do not tell of every file system."""
+    tempfile.TemporaryFile(dir=folder).close()
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path next to `path` and renames it to `path` when the block ends without an exception.
@@ -44,8 +95,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
       OSError: the file cannot be renamed, or `path` is a device, a pipe or a socket, which it would replace.
     """
     path = Path(path)
-    if os.path.exists(path) and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    _check_replaceable(path)
     # In the same folder, because a rename between file systems is a copy, and a copy can be seen half done.
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     temporary_paths.add(str(temporary))

@@ -83,6 +83,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "closed").chmod(0o700)
 
 
+def command_line(option: str, folder: Path, path: Path, output: Path) -> list[str]:
+    """Returns an option's command line with this path for PATH."""
+    data = folder / "data" / "DUTS-TR"
+    image = min((data / "DUTS-TR-Image").iterdir())
+    values = {"DATA": data, "MASKS": data / "DUTS-TR-Mask", "IMAGE": image, "OUT": output, "PATH": path}
+    arguments: list[str] = []
+    for word in OPTIONS[option].split():
+        name, dot, ending = word.partition(".")
+        lists = {"TINY": TINY, "REGIONS": REGIONS}
+        arguments += lists.get(word, [f"{values[name]}{dot}{ending}" if name in values else word])
+    return arguments
+
+
 @pytest.mark.parametrize(
     "path",
     ["x" * 300, "file/inside", "loop/inside", "closed/inside"],
@@ -92,21 +105,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_path_that_cannot_be_used_is_named(
     option: str, path: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = folder / "data" / "DUTS-TR"
-    image = min((data / "DUTS-TR-Image").iterdir())
-    bad, output = str(folder / path), str(tmp_path / "out")
-    values = {"DATA": data, "MASKS": data / "DUTS-TR-Mask", "IMAGE": image, "OUT": output, "PATH": bad}
-    arguments: list[str] = []
-    for word in OPTIONS[option].split():
-        name, dot, ending = word.partition(".")
-        lists = {"TINY": TINY, "REGIONS": REGIONS}
-        arguments += lists.get(word, [f"{values[name]}{dot}{ending}" if name in values else word])
+    bad = folder / path
+    arguments = command_line(option, folder, bad, tmp_path / "out")
     before = sorted(folder.rglob("*"))
     with permissions_respected():
         # Of a path below a file or a link, messages may name the file or link.
-        assert_refused(capsys, arguments, bad if len(path) > 100 else str((folder / path).parent))
+        assert_refused(capsys, arguments, str(bad if len(path) > 100 else bad.parent))
     assert sorted(folder.rglob("*")) == before
     assert not list(tmp_path.iterdir())
+
+
+# What takes long, which an output that cannot be written is refused before.
+WORK = {
+    "evaluate --per-image": "purinet_jax.evaluation.methods.open_masks",
+    "evaluate --plots": "purinet_jax.evaluation.methods.open_masks",
+    "convert DEST": "purinet_jax.weights.files.read_tensors",
+    "export FILE": "purinet_jax.prediction.predictor.load",
+    "prepare --output": "purinet_jax.data.prepare.bad_pairs",
+    "train --output": "purinet_jax.training.train.open_pairs",
+    "finetune --output": "purinet_jax.training.train.open_pairs",
+    "predict --output": "purinet_jax.prediction.files.render_stream",
+}
+
+
+@pytest.mark.parametrize("option", WORK)
+def test_outputs_are_refused_before_the_work(
+    option: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "readable").mkdir(mode=0o500)
+    arguments = command_line(option, folder, tmp_path / "readable" / "inside", tmp_path / "out")
+    monkeypatch.setattr(WORK[option], lambda *_, **__: pytest.fail("the work began"))
+    with permissions_respected():
+        assert_refused(capsys, arguments, "inside", "Permission denied")
+    assert not list((tmp_path / "readable").iterdir())
 
 
 def test_other_images_are_predicted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.evaluation.evaluate import Evaluation, evaluate
 from purinet_jax.evaluation.methods import open_maps, open_masks
 from purinet_jax.evaluation.metrics import Totals
-from purinet_jax.evaluation.plots import draw_curves, draw_worst, open_plots, write_plots
+from purinet_jax.evaluation.plots import check_plots, draw_curves, draw_worst, write_plots
 
 
 @pytest.fixture
@@ -31,7 +31,6 @@ def test_curves_for_each_data_set_and_worst_images_for_each_method(folders: Path
     methods = [open_maps(folders / "one"), open_maps(folders / "two", "a/b")]
     truths = [open_masks(folders / "masks", "set:test")]
     evaluations = evaluate(methods, truths, progress=False)
-    open_plots(folders / "new" / "plots")
     files = write_plots(folders / "new" / "plots", evaluations, methods, truths)
     names = ["set-test-curves.png", "set-test-one-worst.png", "set-test-a-b-worst.png"]
     assert [file.name for file in files] == names
@@ -97,9 +96,9 @@ def test_without_images_mask_map_and_error_are_drawn() -> None:
 
 def test_requirements_of_plots_are_checked_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file: cannot be made"):
-        open_plots(tmp_path / "file")
+    with pytest.raises(InputError, match="file: cannot be written to: Not a directory"):
+        check_plots(tmp_path / "file")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"needs matplotlib: pip install 'purinet_jax\[plots\]'"):
-        open_plots(tmp_path / "plots")
+        check_plots(tmp_path / "plots")
     assert not (tmp_path / "plots").exists()

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from purinet_jax.commands.arguments import add_network_arguments, add_object_labels, named, not_negative, say_devices
 from purinet_jax.devices import describe_cpu, describe_devices, usable_cores
-from purinet_jax.errors import InputError
-from purinet_jax.files import write_atomically
+from purinet_jax.files import check_output_file, write_atomically
 
 SUMMARY = "Measure networks, or maps from files, on data sets."
 EXAMPLES = """examples:
@@ -82,8 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
     from purinet_jax.evaluation.methods import Network, SavedMaps, open_data, open_maps, open_masks
 
     # Checked before minutes are spent on measuring.
-    if arguments.per_image is not None and not arguments.per_image.absolute().parent.is_dir():
-        raise InputError(f"{arguments.per_image}: its folder does not exist")
+    if arguments.per_image is not None:
+        check_output_file(arguments.per_image)
+    if arguments.plots is not None:
+        from purinet_jax.evaluation.plots import check_plots
+
+        check_plots(arguments.plots)
     if arguments.masks is not None:
         name, path = named(arguments.masks)
         truths = [open_masks(path, name, arguments.object_labels)]
@@ -97,10 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
     # Maps from files are measured without JAX.
     uses_jax = networks or arguments.require is not None
     say_devices(describe_devices(arguments.require) if uses_jax else describe_cpu(), arguments.quiet)
-    if arguments.plots is not None:
-        from purinet_jax.evaluation.plots import open_plots, write_plots
-
-        open_plots(arguments.plots)
     if networks:
         from purinet_jax.prediction.predictor import load
         from purinet_jax.weights.shipped import NETWORKS
@@ -127,5 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.per_image is not None:
         write_atomically(arguments.per_image, tables.per_image_csv(evaluations).encode("utf-8", "surrogateescape"))
     if arguments.plots is not None:
+        from purinet_jax.evaluation.plots import write_plots
+
         write_plots(arguments.plots, evaluations, methods, truths, batch_size=arguments.batch)
     return 0

@@ -14,7 +14,7 @@ from purinet_jax.data.sets import SETS, VERSION, SalientSet
 from purinet_jax.data.sources import find_splits
 from purinet_jax.data.storage import prepared_splits
 from purinet_jax.errors import InputError
-from purinet_jax.files import reason
+from purinet_jax.files import check_output_folder, reason
 from purinet_jax.interrupts import temporary_paths
 from purinet_jax.locks import only_process
 
@@ -69,8 +69,12 @@ def prepare(
         _check_same(target, sources)
         shutil.rmtree(work, ignore_errors=True)  # of a run that was killed just before it removed this folder
         return _summary(known, target, built=False)
+    check_output_folder(output)
     left_out = dict(zip(sources, bad_pairs(list(sources.values()), skip_bad, progress), strict=True))
     _check_space(output, sources)
+    # Before the folder `work` is made, because a signal ends the process at once within an import.
+    import tensorflow_datasets  # noqa: F401
+
     try:
         with only_process(work, "preparing this data set"):
             if not target.exists():  # another process may have built it meanwhile

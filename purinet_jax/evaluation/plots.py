@@ -15,7 +15,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.evaluation.evaluate import WORST, Evaluation, examples
 from purinet_jax.evaluation.methods import GroundTruth, Method
 from purinet_jax.evaluation.metrics.comparison import compare
-from purinet_jax.files import reason, write_atomically
+from purinet_jax.files import check_output_folder, reason, write_atomically
 from purinet_jax.network.panels import grey_colours, signed_colours
 
 if TYPE_CHECKING:
@@ -28,16 +28,13 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STROKES = ("-", "--", "-.", ":")
 
 
-def open_plots(folder: Path) -> None:
-    """Makes the folder for plots if it does not exist. Raises InputError if that fails or matplotlib is missing."""
+def check_plots(folder: Path) -> None:
+    """Raises InputError if matplotlib is missing or plots cannot be written to a folder."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError("plots: needs matplotlib: pip install 'purinet_jax[plots]'") from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {reason(error)}") from error
+    check_output_folder(folder)
 
 
 def write_plots(
@@ -51,7 +48,7 @@ def write_plots(
     """Draws `<data set>-curves.png` for each data set and `<data set>-<method>-worst.png` for each evaluation.
 
     Args:
-      folder: an existing folder; files of these names are replaced.
+      folder: the folder, made if missing; files of these names are replaced.
       evaluations: those of `methods` on `truths`.
       methods: the methods.
       truths: the data sets.
@@ -63,6 +60,10 @@ def write_plots(
     Raises:
       InputError: a file cannot be written, or read a second time.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {reason(error)}") from error
     files = []
     for truth in truths:
         own = [each for each in evaluations if each.ground_truth == truth.name]

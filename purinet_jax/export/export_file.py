@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from purinet_jax.errors import InputError
-from purinet_jax.files import write_atomically
+from purinet_jax.files import check_output_file, write_atomically
 
 Kind = Literal["stablehlo", "onnx"]
 
@@ -42,10 +42,7 @@ def export_file(
         raise InputError(f"{kind}: networks are exported to {' or '.join(KINDS)}")
     if kind == "onnx" and importlib.util.find_spec("onnx") is None:
         raise InputError("onnx: is not installed: pip install 'purinet_jax[onnx]'")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
+    check_output_file(path)
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: exists already; --overwrite replaces it")
     from purinet_jax.prediction.predictor import load

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from purinet_jax.data import Pairs, bad_pairs, evaluation_batches, open_pairs, training_batches
 from purinet_jax.data.pipeline import Batches
 from purinet_jax.errors import InputError
-from purinet_jax.files import write_atomically
+from purinet_jax.files import check_output_folder, write_atomically
 from purinet_jax.locks import only_process
 from purinet_jax.memory import GrowthBound
 from purinet_jax.network.config import ModelConfig
@@ -226,8 +226,8 @@ def prepare(
 
     Arguments and errors are those of `train`.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output}: not a folder")
+    if is_first():
+        check_output_folder(output)
     _check_config(config, validation)
     objective = _settings(Objective, config.losses, "losses")
     model = ModelConfig.from_dict(config.model).build(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from purinet_jax.errors import InputError
+from purinet_jax.files import check_output_file
 from purinet_jax.network.config import ModelConfig
 from purinet_jax.weights.convert import from_authors, from_backbone, is_authors, to_authors, torchvision_to_authors
 from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
@@ -130,6 +131,7 @@ def convert_file(
         raise InputError(f"{destination}: tensors are written to .safetensors")
     if names == "authors" and (half or size is not None):
         raise InputError("half: the authors' tensors are float32" if half else "size: the authors' files do not say it")
+    check_output_file(destination)
     variables, config, counts, dropped, kind = _read(source)
     leaves = flattened(variables)
     if names == "authors":
