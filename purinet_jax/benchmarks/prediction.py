@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from purinet_jax.benchmarks.machine import heading, in_process, milliseconds, peak_memory, peak_mib, say
+from purinet_jax.interrupts import temporary_paths
 
 
 def benchmark_predict(*, size: int, images: int = 300, large_side: int = 10_000, repeats: int = 7) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def benchmark_predict(*, size: int, images: int = 300, large_side: int = 10_000,
     say("measuring the network")
     result["network"] = in_process(_network, size, repeats)
     with tempfile.TemporaryDirectory() as scratch:
+        temporary_paths.add(scratch)
         folder, large = Path(scratch) / "images", Path(scratch) / "large.jpg"
         _write_images(folder, images)
         first = min(folder.iterdir())
