@@ -9,6 +9,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
@@ -44,14 +45,17 @@ def turned(orientation: int) -> Image.Exif:
     return exif
 
 
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds no pixels."""
-
+def png(width: int, height: int, bits: int, colour_type: int, pixels: bytes) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    return png(width, height, 8, 2, b"")
 
 
 def test_colours_from_path_and_bytes(tmp_path: Path) -> None:
@@ -470,3 +474,43 @@ def test_unused_bits_are_stretched(
             np.testing.assert_array_equal(read_rgb(encoded(values), "a.png")[0, :, 1], [0, 85, 255])
     assert caplog.text.count(f"a.png: 16-bit values of which {bits} bits are used") == 1
     np.testing.assert_array_equal(read_rgb(encoded(values << (16 - bits)))[0, ::2, 1], [0, 255])
+
+
+def sixteen_bit_png(values: np.ndarray) -> bytes:
+    """A PNG of uint16 [height, width, channels], which Pillow cannot write."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return png(width, height, 16, {2: 4, 3: 2, 4: 6}[channels], zlib.compress(rows))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_unused_bits_of_colours_are_stretched(bits: int, kind: str) -> None:
+    top = (1 << bits) - 1
+    colours = np.array([[[top, top // 3, 0], [0, top, 0]], [[top // 3, 0, top], [top // 3] * 3]], np.uint16)
+    expected = np.array([[[255, 85, 0], [0, 255, 0]], [[85, 0, 255], [85] * 3]])
+    if kind == "TIFF":
+        data = cv2.imencode(".tiff", colours[..., ::-1])[1].tobytes()
+        np.testing.assert_array_equal(read_rgb(data), expected)
+        return
+    np.testing.assert_array_equal(read_rgb(sixteen_bit_png(colours)), expected)
+    # Alpha may use all bits where colours do not.
+    for opaque in {top, 65535}:
+        values = np.dstack([colours, np.full((2, 2), opaque, np.uint16)])
+        values[0, 0, 3] = 0
+        pixels, alpha = read_srgb(sixteen_bit_png(values))
+        np.testing.assert_array_equal(pixels, expected)
+        np.testing.assert_array_equal(alpha, [[0, 255], [255, 255]])
+        pixels, alpha = read_srgb(sixteen_bit_png(values[..., [0, 3]]))
+        np.testing.assert_array_equal(pixels[..., 1], expected[..., 0])
+        np.testing.assert_array_equal(alpha, [[0, 255], [255, 255]])
+
+
+def test_unused_bits_of_rotated_colours_are_stretched() -> None:
+    values = np.zeros((2, 3, 3), np.uint16)
+    values[0, 0] = 4095
+    data = with_chunk(sixteen_bit_png(values), b"eXIf", turned(6).tobytes().removeprefix(b"Exif\0\0"))
+    upright = read_rgb(data)
+    assert upright.shape == (3, 2, 3)
+    np.testing.assert_array_equal(upright[0, 1], [255] * 3)
+    assert upright.sum() == 3 * 255

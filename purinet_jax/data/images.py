@@ -461,8 +461,11 @@ def _heif_format(data: bytes, name: str) -> tuple[str, ...]:
 def decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
     """Returns the image, decoded and upright, and the name for errors."""
     image, name = _open(source, name)
+    stream = image.fp
     with _errors_named(f"{name}: damaged"):
         image.load()
+    if image.mode in ("RGB", "RGBA", "LA") and image.format in ("PNG", "TIFF") and isinstance(stream, io.BytesIO):
+        image = _without_unused_bits(image, stream.getvalue(), name)
     transposition = _TRANSPOSITIONS.get(_orientation(image))
     if transposition is None:
         return image, name
@@ -488,6 +491,29 @@ def _sixteen_bits(image: Image.Image, name: str) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
         raise InputError(f"{name}: its pixels run from {values.min()} to {values.max()}, more than 16 bits hold")
     return values
+
+
+def _without_unused_bits(image: Image.Image, data: bytes, name: str) -> Image.Image:
+    """Stretches 16-bit colours of which fewer bits are used; Pillow reads only the upper eight."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = data[24] if image.format == "PNG" else max(tags.get(ExifTags.Base.BitsPerSample, (8,)))
+    upper = np.asarray(image)
+    colours = 1 if image.mode == "LA" else 3
+    if bits != 16 or upper[..., :colours].max() >= 1 << 6:
+        return image
+    import cv2  # here, because such files are rare
+
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 3:
+        return image
+    values = values[..., [0, 3] if image.mode == "LA" else [2, 1, 0, 3][: values.shape[2]]]
+    # OpenCV must have read the same pixels, as it may not where a file is rotated or has several images.
+    if values.shape != upper.shape or not np.array_equal(values >> 8, upper):
+        return image
+    parts = [_eight_bits(part, name) for part in (values[..., :colours], values[..., colours:]) if part.size]
+    stretched = Image.fromarray(np.concatenate(parts, axis=2))
+    stretched.format, stretched.info = image.format, image.info
+    return stretched
 
 
 def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
