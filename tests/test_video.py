@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.networks import Brightness
+from PIL import Image
 
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.files import plan, predict_files
@@ -402,3 +403,33 @@ def test_videos_that_ffmpeg_does_not_support_are_not_called_damaged(tmp_path: Pa
     ):
         with pytest.raises(InputError, match=f"no video can be made of it: {expected}"):
             run(source, tmp_path / "b.mp4", Style())
+
+
+@pytest.mark.parametrize("ending", [".mov", ".gif"])
+def test_colours_under_alpha_0_are_neither_found_nor_shown(tmp_path: Path, ending: str) -> None:
+    image = np.dstack([drawn(0), np.full((48, 64), 255, np.uint8)])
+    image[:, :32] = (255, 0, 0, 0)
+    source = tmp_path / f"input{ending}"
+    if ending == ".gif":
+        flipped = Image.fromarray(image[::-1])
+        Image.fromarray(image).save(source, save_all=True, append_images=[flipped])
+    else:
+        with av.open(str(source), "w") as file:
+            stream = file.add_stream("png", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
+            file.mux(stream.encode(None))
+    seen = []
+
+    class Recorder(Everything):
+        def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
+            seen.extend(images)
+            return super().square_maps(images, batch_size)
+
+    for kind in ("map", "overlay"):
+        predict_video(Recorder(), source, tmp_path / f"{kind}{ending}", Style(kind))
+        for frame in frames(tmp_path / f"{kind}{ending}"):
+            red, green = frame[8:40, 4:24, 0].astype(int), frame[8:40, 4:24, 1]
+            assert np.abs(red - green).max() < 24
+            assert kind == "overlay" or (red.max() < 8 and frame[8:40, 40:60].min() > 247)
+    assert all(np.ptp(square, axis=2).max() == 0 for square in seen)

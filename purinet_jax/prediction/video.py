@@ -13,6 +13,7 @@ from PIL import Image
 from purinet_jax.data.augment import resize_image
 from purinet_jax.errors import InputError
 from purinet_jax.files import atomic_path, reason
+from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.rendering import Style, render
 from purinet_jax.progress import progress_bar
 
@@ -72,7 +73,8 @@ def predict_video(
 
     MP4, M4V, QuickTime, Matroska and AVI are written as H.264, WebM as VP9 (with alpha for a cut-out without
     background), GIF with a palette per frame. Frames are turned upright. Matrix, range, primaries and transfer of the
-    colours and the sample aspect ratio stay; values are 8-bit, and PQ and HLG are not tone-mapped.
+    colours and the sample aspect ratio stay; values are 8-bit, and PQ and HLG are not tone-mapped. Alpha of frames is
+    applied as that of images; that of VP9 is not read.
 
     Args:
       predictor: the network.
@@ -206,8 +208,10 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
     return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
 
 
-def _upright(frame: Any, first: Any, source: Path) -> np.ndarray:
-    """A frame as uint8 [height, width, 3], turned as the file's metadata says, of the size of the first.
+def _upright(frame: Any, first: Any, source: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """A frame as uint8 [height, width, 3] and its alpha uint8 [height, width], None if it is opaque.
+
+    Both are turned as the file's metadata says, and of the size of the first frame.
 
     Raises:
       InputError: FFmpeg cannot convert the frame's matrix.
@@ -230,10 +234,16 @@ def _upright(frame: Any, first: Any, source: Path) -> np.ndarray:
         array = copy.to_ndarray(format="rgb24", interpolation=exact)
     else:
         array = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+    if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
+        opacity = frame.to_ndarray(format="rgba", width=size[0], height=size[1])[..., 3]
+        if opacity.min() < 255:
+            array = np.dstack([array, opacity])
     transposed, *flips = _orientation(frame)
     if transposed:
         array = array.transpose(1, 0, 2)
-    return np.ascontiguousarray(np.flip(array, [axis for axis in (0, 1) if flips[axis]]))
+    upright = np.flip(array, [axis for axis in (0, 1) if flips[axis]])
+    alpha = np.ascontiguousarray(upright[..., 3]) if upright.shape[2] == 4 else None
+    return np.ascontiguousarray(upright[..., :3]), alpha
 
 
 def _render(
@@ -243,10 +253,10 @@ def _render(
     remaining = iter(frames)
     while batch := list(islice(remaining, batch_size)):
         images = [_upright(frame, first, source) for frame in batch]
-        squares = [resize_image(image, predictor.size, predictor.size) for image in images]
+        squares = [resize_image(visible(*image), predictor.size, predictor.size) for image in images]
         maps = predictor.square_maps(squares, batch_size)
-        for frame, image, square, saliency in zip(batch, images, squares, maps, strict=True):
-            yield frame, render(style, saliency, square, image.shape, image)
+        for frame, (image, alpha), square, saliency in zip(batch, images, squares, maps, strict=True):
+            yield frame, render(style, saliency, square, image.shape, image, alpha)
 
 
 def _encodable(rendering: np.ndarray, frame: Any, stream: Any) -> Any:
