@@ -461,7 +461,7 @@ def _heif_format(data: bytes, name: str) -> tuple[str, ...]:
 def decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
     """Returns the image, decoded and upright, and the name for errors."""
     image, name = _open(source, name)
-    stream = image.fp
+    stream = getattr(image, "fp", None)
     with _errors_named(f"{name}: damaged"):
         image.load()
     if image.mode in ("RGB", "RGBA", "LA") and image.format in ("PNG", "TIFF") and isinstance(stream, io.BytesIO):
@@ -497,16 +497,18 @@ def _without_unused_bits(image: Image.Image, data: bytes, name: str) -> Image.Im
     """Stretches 16-bit colours of which fewer bits are used; Pillow reads only the upper eight."""
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     bits = data[24] if image.format == "PNG" else max(tags.get(ExifTags.Base.BitsPerSample, (8,)))
+    if bits != 16:
+        return image
     upper = np.asarray(image)
     colours = 1 if image.mode == "LA" else 3
-    if bits != 16 or upper[..., :colours].max() >= 1 << 6:
+    if upper[..., :colours].max() >= 1 << 6:
         return image
     import cv2  # here, because such files are rare
 
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.ndim != 3:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None or decoded.dtype != np.uint16 or decoded.ndim != 3:
         return image
-    values = values[..., [0, 3] if image.mode == "LA" else [2, 1, 0, 3][: values.shape[2]]]
+    values: np.ndarray = decoded[..., [0, 3] if image.mode == "LA" else [2, 1, 0, 3][: decoded.shape[2]]]
     # OpenCV must have read the same pixels, as it may not where a file is rotated or has several images.
     if values.shape != upper.shape or not np.array_equal(values >> 8, upper):
         return image
