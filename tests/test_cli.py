@@ -247,7 +247,7 @@ def test_predict_refuses_before_it_writes(
     image = str(next((data / "DUTS-TR-Image").iterdir()))
     predict = ["predict", image, "--checkpoint", str(weights), "-o", str(tmp_path / "out")]
     assert_refused(capsys, [*predict[:-1], "-", "--json"], "--json: the standard output is the image's")
-    assert_refused(capsys, [*predict, "--background", "white"], "--background: is for --output-kind cutout, not map")
+    assert_refused(capsys, [*predict, "--background", "white"], "background: is for cutout, not map")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--background", "no"], "no: neither an image's file")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--format", "jpg"], "--background")
     assert_refused(capsys, [*predict[:1], "http://host/a.jpg", *predict[2:]], "http://host/a.jpg: is an address")

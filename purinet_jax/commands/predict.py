@@ -92,8 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
     from purinet_jax.prediction.rendering import Style, read_background
 
     kind = arguments.output_kind
-    if arguments.background is not None and kind != "cutout":
-        raise InputError(f"--background: is for --output-kind cutout, not {kind}")
     background = None if arguments.background is None else read_background(arguments.background)
     ending = ENDINGS.get(arguments.format)
     style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")

@@ -1,8 +1,9 @@
 from .files import Job, Result, plan, predict_files
 from .predictor import Predictor, load, predict_stream
-from .rendering import Style, read_background, render
+from .rendering import Blur, Style, read_background, render
 
 __all__ = [
+    "Blur",
     "Job",
     "Predictor",
     "Result",

@@ -21,6 +21,9 @@ NEUTRAL = (128, 128, 128)
 # The longer side of the image in which colours are blurred, and the windows of the two blurs, pixels.
 _BLURRED_SIDE = 512
 _BLURS = (91, 7)
+# The standard deviation of a blurred background in the image that it is computed in, and that image's longest side.
+_BLURRED_SIGMA = 4
+_LARGEST_BLURRED = 2048
 # From the threshold to the saliency that is fully transparent or opaque.
 _SOFTNESS = 0.35
 _STRIP = 1 << 18
@@ -145,6 +148,53 @@ def composite(rgba: np.ndarray, background: tuple[int, ...] | np.ndarray) -> np.
         result[rows, :, 3:] = alpha + 0.5
         result[rows, :, :3] = (colours + 0.5) * (result[rows, :, 3:] > 0)
     return result
+
+
+def on_blur(rgba: np.ndarray, image: np.ndarray, alpha: np.ndarray | None, strength: float) -> np.ndarray:
+    """Puts a cut-out on its image's background, blurred without the object's colours.
+
+    The blur is that of background colours, weighted by their share of each pixel, divided by that of the weights.
+
+    Args:
+      rgba: the cut-out, uint8 [height, width, 4].
+      image: uint8 [height, width, 3], which it was cut out of.
+      alpha: the image's own, uint8 [height, width]; what it hides is not blurred.
+      strength: standard deviation of the blur, as a share of the image's longer side.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    height, width = rgba.shape[:2]
+    longer = max(height, width)
+    # At this size, the standard deviation is `_BLURRED_SIGMA` pixels: enough for the bilinear resizing not to show.
+    scale = min(1.0, _BLURRED_SIGMA / (strength * longer), _LARGEST_BLURRED / longer)
+    small = (max(1, round(width * scale)), max(1, round(height * scale)))
+
+    def reduced(values: np.ndarray) -> np.ndarray:
+        return cv2.resize(values, small, interpolation=cv2.INTER_AREA).astype(np.float32)
+
+    own = np.float32(255) if alpha is None else reduced(alpha)
+    share = (own - reduced(np.ascontiguousarray(rgba[..., 3]))) / 255
+    # The least of nearby shares, because the object's edge may lie a little outside its cut-out.
+    share = cv2.erode(share, np.ones((3, 3), np.uint8))[..., None].clip(0, 1)
+    colours = reduced(image)
+    # Where there is no background nearby, its mean.
+    mean = (colours * share + 1e-6 * np.array(NEUTRAL, np.float32)).mean((0, 1)) / (share.mean() + 1e-6)
+    sums, weights = (
+        cv2.GaussianBlur(values, (0, 0), strength * longer * scale).reshape(*share.shape[:2], -1)
+        for values in (colours * share, share)
+    )
+    blurred = (sums + 1e-4 * mean) / (weights + np.float32(1e-4))
+    result = np.empty((height, width, 3), np.uint8)
+    for rows, back in upsampled_strips(blurred, height, width):
+        front = rgba[rows]
+        result[rows] = _blend(front[..., :3], back.transpose(1, 2, 0), front[..., 3:])
+    return result
+
+
+def with_alpha(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Returns uint8 [height, width, 4] of colours [height, width, 3] and alpha, black where fully transparent."""
+    return np.dstack([np.where(alpha[..., None] > 0, colours, 0), alpha])
 
 
 def _blend(front: np.ndarray, back: np.ndarray, alpha: np.ndarray) -> np.ndarray:

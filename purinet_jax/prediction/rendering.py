@@ -12,7 +12,17 @@ import numpy as np
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import count_pixels, read_metadata, read_srgb
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.cutouts import binary_mask, composite, cutout, multiply, overlay, visible
+from purinet_jax.prediction.cleaning import clean
+from purinet_jax.prediction.cutouts import (
+    binary_mask,
+    composite,
+    cutout,
+    multiply,
+    on_blur,
+    overlay,
+    visible,
+    with_alpha,
+)
 from purinet_jax.prediction.refine import refined_strips, released_map
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 
@@ -31,6 +41,26 @@ _LARGE_PIXELS = 1 << 24
 _large_image = threading.Lock()
 
 
+@dataclass(frozen=True)
+class Blur:
+    """A background of cut-outs: the image's own, blurred.
+
+    Attributes:
+      strength: standard deviation of the blur, as a share in (0, 1) of the image's longer side.
+    """
+
+    strength: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Raises InputError if the strength is out of range."""
+        if not 0 < self.strength < 1:
+            raise InputError(f"blur: its strength must be between 0 and 1 (100%), not {self.strength}")
+
+
+Background = tuple[int, ...] | np.ndarray | Blur
+"""Red, green, blue and optionally alpha, 0 to 255; an image uint8 [rows, columns, 3 or 4]; or `Blur`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Style:
     """How an image and its prediction are rendered.
@@ -39,17 +69,44 @@ class Style:
       kind: "map" (grey), "mask" (black and white), "cutout" (with alpha, or on a background), "overlay" (tinted), or
         "attention" (panels: image, map, promotion, rectification, error; at most as large as the network's square).
       threshold: the saliency in (0, 1) from which a mask is white, and at which a cut-out is half transparent.
-      background: of cut-outs: red, green, blue, or an image uint8 [height, width, 3]; either may have alpha as well.
+      background: of cut-outs: red, green, blue, or an image uint8 [rows, columns, 3]; either may have alpha as well; or
+        the image's own, blurred.
       refine: whether edges follow the image's (`purinet_jax.prediction.refine`); without, maps are those of the
         authors' code.
       ending: the format where no file name gives it (standard output, Ray).
+      keep_largest: whether only the largest connected part of the map at the threshold is kept.
+      min_area: share of the image's area, in [0, 1), below which connected parts at the threshold are removed.
+      fill_holes: whether parts below the threshold that the object encloses become part of it.
+      matting: whether alpha and colours of cut-outs are estimated at hair and fur (`purinet_jax.prediction.matting`).
     """
 
     kind: Kind = "map"
     threshold: float = 0.5
-    background: tuple[int, ...] | np.ndarray | None = None
+    background: Background | None = None
     refine: bool = True
     ending: str = ".png"
+    keep_largest: bool = False
+    min_area: float = 0.0
+    fill_holes: bool = False
+    matting: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises InputError if a value is out of range or does not suit the kind."""
+        if self.kind not in KINDS:
+            raise InputError(f"kind: must be one of {', '.join(KINDS)}, not {self.kind}")
+        if not 0 < self.threshold < 1:
+            raise InputError(f"threshold: must be between 0 and 1, not {self.threshold}")
+        if not 0 <= self.min_area < 1:
+            raise InputError(f"min_area: must be at least 0 and below 1 (100%), not {self.min_area}")
+        if self.kind != "cutout":
+            for name, given in {"background": self.background is not None, "matting": self.matting}.items():
+                if given:
+                    raise InputError(f"{name}: is for cutout, not {self.kind}")
+        if self.kind == "attention":
+            for name in ("keep_largest", "min_area", "fill_holes"):
+                if getattr(self, name):
+                    raise InputError(f"{name}: is not for attention")
+        _check_background(self.background)
 
     @property
     def needs_image(self) -> bool:
@@ -61,8 +118,26 @@ class Style:
         """Whether renderings have an alpha channel."""
         if self.kind != "cutout" or self.background is None:
             return self.kind == "cutout"
+        if isinstance(self.background, Blur):
+            return False
         channels = self.background.shape[2] if isinstance(self.background, np.ndarray) else len(self.background)
         return channels == 4
+
+
+def _check_background(background: Background | None) -> None:
+    if isinstance(background, np.ndarray):
+        shape = background.shape
+        if background.dtype != np.uint8 or len(shape) != 3 or shape[2] not in (3, 4) or background.size == 0:
+            wanted = "uint8 [rows, columns, 3 or 4]"
+            raise InputError(f"background: an array must be {wanted}, not {background.dtype} {list(shape)}")
+    elif isinstance(background, tuple) and (len(background) not in (3, 4) or not _are_levels(background)):
+        raise InputError(f"background: a colour is 3 or 4 integers from 0 to 255, not {background}")
+    elif not isinstance(background, tuple | Blur | None):
+        raise InputError(f"background: must be a colour, an image or Blur, not {background!r}")
+
+
+def _are_levels(values: Sequence[object]) -> bool:
+    return all(isinstance(value, int | np.integer) and 0 <= value <= 255 for value in values)
 
 
 def render(
@@ -98,6 +173,7 @@ def render(
         saliency = _refined_levels(prediction, square, shown)
     else:
         saliency = released_map(prediction, shape)
+    clean(saliency, style.threshold, style.keep_largest, style.min_area, style.fill_holes)
     if style.kind == "map":
         return multiply(saliency, alpha)
     if style.kind == "mask":
@@ -108,7 +184,15 @@ def render(
         return overlay(shown, multiply(saliency, alpha))
     if alpha is not None:
         image = np.where(alpha[..., None] > 0, image, shown)  # so that hidden colours do not spread
-    rgba = cutout(image, saliency, alpha, style.threshold)
+    if style.matting:
+        from purinet_jax.prediction.matting import matte  # type: ignore[import-not-found,unused-ignore]
+
+        colours, opacity = matte(image, saliency)
+        rgba = with_alpha(colours, multiply(opacity, alpha))
+    else:
+        rgba = cutout(image, saliency, alpha, style.threshold)
+    if isinstance(style.background, Blur):
+        return on_blur(rgba, image, alpha, style.background.strength)
     return rgba if style.background is None else composite(rgba, style.background)
 
 
@@ -183,22 +267,42 @@ def render_stream(
     yield from inference_stream(predict, count, read, finish, batch_size=batch_size)
 
 
-def read_background(text: str) -> tuple[int, ...] | np.ndarray:
-    """Returns a background for cut-outs: an image file's pixels, or else a colour as `read_colour` takes it.
+def read_background(text: str) -> Background:
+    """Returns a background for cut-outs: an image file's pixels, or else as `read_blur` or `read_colour` takes it.
 
     Returns:
-      uint8 [height, width, 3], or 4 if the image is transparent in parts; or the colour.
+      uint8 [rows, columns, 3], or 4 if the image is transparent in parts; the blur; or the colour.
 
     Raises:
-      InputError: it is neither.
+      InputError: it is none of them.
     """
     if os.path.exists(text):
         image, alpha = read_srgb(text)
         return image if alpha is None else np.dstack([image, alpha])
-    colour = read_colour(text)
-    if colour is None:
-        raise InputError(f"{text}: neither an image's file nor a colour")
-    return colour
+    background = read_blur(text) or read_colour(text)
+    if background is None:
+        raise InputError(f"{text}: neither an image's file nor a colour nor blur")
+    return background
+
+
+def read_blur(text: str) -> Blur | None:
+    """Returns the background that "blur", "blur:3%" or "blur:0.03" names, None for other words.
+
+    Raises:
+      InputError: its strength is no number or out of range.
+    """
+    word, colon, strength = text.partition(":")
+    if word != "blur":
+        return None
+    return Blur(read_share(strength)) if colon else Blur()
+
+
+def read_share(text: str) -> float:
+    """Returns the number of "3%" or "0.03". Raises InputError if it is none."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise InputError(f"{text}: neither a percentage nor a number") from error
 
 
 def read_colour(text: str) -> tuple[int, ...] | None:
