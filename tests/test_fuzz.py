@@ -89,7 +89,7 @@ def test_bombs_are_refused_before_they_take_memory(tmp_path: Path) -> None:
     assert result["grown"] < 100_000  # KiB; the smallest would take half a GiB
 
 
-LABEL_FILES = 300
+LABEL_FILES = 1000
 
 
 def label_file(rng: np.random.Generator) -> bytes:
