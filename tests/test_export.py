@@ -132,6 +132,22 @@ def test_another_size_is_another_graph(predictor: Predictor) -> None:
     np.testing.assert_allclose(found, jax.nn.sigmoid(maps.saliency[0]), atol=1e-4)
 
 
+def test_a_model_for_rembg_takes_its_input_and_is_left_alone_by_its_stretching(predictor: Predictor) -> None:
+    square = np.random.default_rng(6).integers(120, 136, (SIZE, SIZE, 3), np.uint8)
+    square[0, 0] = 255  # rembg divides by the maximum
+    session = onnxruntime.InferenceSession(export_onnx(predictor, rembg=True))
+    # What rembg 2.0's session u2net_custom does before and after the network.
+    image = (square / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
+    inputs = {session.get_inputs()[0].name: image.transpose(2, 0, 1)[None].astype(np.float32)}
+    outputs: Any = session.run(None, inputs)
+    found = outputs[0][:, 0]
+    stretched = np.squeeze((found - found.min()) / (found.max() - found.min()))
+    expected = predictor.square_maps([square], 1)[0]
+    assert 0.02 < expected.min() < expected.max() < 0.98
+    inside = (expected > expected.min()) & (expected < expected.max())
+    np.testing.assert_allclose(stretched[inside], expected[inside], atol=1e-4)
+
+
 KERNELS = np.random.default_rng(4).standard_normal((8, 8, 6, 6)).astype(np.float32)
 
 
@@ -178,6 +194,8 @@ def test_invalid_exports_are_refused(
     refused("is a folder", tmp_path, "--overwrite")
     refused("there is no folder", tmp_path / "nowhere" / "a.onnx")
     refused("none.pth: no such file or folder", there, "--overwrite", "--checkpoint", str(tmp_path / "none.pth"))
+    refused("--size 288: rembg resizes images to 320", tmp_path / "a.onnx", "--layout", "rembg", "--size", "288")
+    refused("--layout rembg: there is only", tmp_path / "a.onnx", "--layout", "rembg", kind="stablehlo")
     with pytest.raises(SystemExit) as exit_:
         main(["export", "--to", "torch", str(tmp_path / "a.pt")])
     assert exit_.value.code == 2

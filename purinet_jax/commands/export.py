@@ -10,6 +10,7 @@ SUMMARY = "Export a network to StableHLO or ONNX; prints a program that runs it.
 EXAMPLES = """examples:
   purinet export --to stablehlo purnet.stablehlo         # the package's weights, for JAX: CPU, CUDA and TPU
   purinet export --to onnx purnet.onnx                   # for onnxruntime and others
+  purinet export --to onnx --layout rembg rembg.onnx     # for rembg: rembg i -m u2net_custom -x …
   purinet export --to onnx --checkpoint runs/mine --size 256 mine.onnx
   purinet export --to stablehlo --checkpoint stage3.pth released.stablehlo > run.py
 
@@ -22,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
     parser.add_argument("file", type=Path, metavar="FILE", help="the file to write")
     parser.add_argument("--to", required=True, choices=("stablehlo", "onnx"), help="the format")
+    parser.add_argument(
+        "--layout", choices=("rembg",), help="of onnx: input and output as rembg's u2net_custom has them"
+    )
     add_checkpoint(parser)
     parser.add_argument(
         "--size", type=positive, help="side that images are resized to (default: that of training, or 320)"
@@ -34,7 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     from purinet_jax.export.export_file import export_file
 
     program = export_file(
-        arguments.file, arguments.to, arguments.checkpoint, arguments.size, overwrite=arguments.overwrite
+        arguments.file,
+        arguments.to,
+        arguments.checkpoint,
+        arguments.size,
+        layout=arguments.layout,
+        overwrite=arguments.overwrite,
     )
     print(f"{arguments.file}: {arguments.file.stat().st_size / 1e6:,.1f} MB; to run it:\n", file=sys.stderr)
     print(program, end="")
