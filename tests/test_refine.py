@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from purinet_jax.prediction import refine
-from purinet_jax.prediction.refine import guided_coefficients, refine_map, refined_strips, upsampled_strips
+from purinet_jax.prediction.refine import GuidedFilter, refine_map, refined_strips, upsampled_strips
 
 RNG = np.random.default_rng(0)
 
@@ -34,7 +34,7 @@ def literal_coefficients(values: np.ndarray, guide: np.ndarray, radius: int, eps
 def test_coefficients_are_those_of_the_formula(radius: int, epsilon: float) -> None:
     guide = RNG.integers(0, 256, (9, 12, 3), dtype=np.uint8)
     values = RNG.normal(size=(9, 12))
-    found = guided_coefficients(values, guide, radius, epsilon)
+    found = cv2.merge(GuidedFilter(guide, radius, epsilon).coefficients(values))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, literal_coefficients(values, guide, radius, epsilon), rtol=1e-3, atol=1e-3)
 
@@ -43,9 +43,10 @@ def test_grey_guides_give_finite_coefficients() -> None:
     grey = RNG.integers(0, 256, (9, 12, 1), dtype=np.uint8).repeat(3, axis=2)
     values = RNG.normal(size=(9, 12))
     for guide in (grey, np.zeros_like(grey), np.full_like(grey, 255)):
-        found, expected = guided_coefficients(values, guide, 2, 1e-4), literal_coefficients(values, guide, 2, 1e-4)
+        found = GuidedFilter(guide, 2, 1e-4)(values)
+        expected = literal_coefficients(values, guide, 2, 1e-4)
         np.testing.assert_allclose(
-            (found[..., :3] * (guide / 255)).sum(-1) + found[..., 3],
+            found,
             (expected[..., :3] * (guide / 255)).sum(-1) + expected[..., 3],
             atol=1e-2,  # float32; of logits
         )

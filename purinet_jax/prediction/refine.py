@@ -59,54 +59,75 @@ def refine_map(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> n
 def refined_strips(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields rows of the image and their float32 [rows, width] of the refined map, from the top, for any image size."""
     probability = np.clip(saliency, _MARGIN, 1 - _MARGIN)
-    coefficients = guided_coefficients(np.log(probability / (1 - probability)), square, RADIUS, EPSILON)
+    logits = np.log(probability / (1 - probability))
+    coefficients = cv2.merge(GuidedFilter(square, RADIUS, EPSILON).coefficients(logits))
     for rows, (red, green, blue, constant) in upsampled_strips(coefficients, *image.shape[:2]):
         colours = image[rows] * np.float32(1 / 255)
         logits = red * colours[..., 0] + green * colours[..., 1] + blue * colours[..., 2] + constant
         yield rows, 1 / (1 + np.exp(-logits))
 
 
-def guided_coefficients(values: np.ndarray, guide: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
-    """Returns the guided filter's averaged linear coefficients (He, Sun, Tang: equations 19, 20, and means of 21).
+class GuidedFilter:
+    """The guided filter (He, Sun, Tang), whose statistics of the guide are computed once for several inputs.
 
-    Args:
-      values: float [rows, columns], what is filtered.
-      guide: uint8 [rows, columns, 3].
+    Attributes:
       radius: windows are 2 · radius + 1 pixels wide, clipped at the borders.
-      epsilon: added to the variance of the guide's colours in [0, 1].
-
-    Returns:
-      float32 [rows, columns, 4]: the filtered values are the dot product of the first three and the colours in [0, 1],
-      plus the last.
+      pixels: float32 [rows, columns], how many pixels each window has.
     """
-    # Plane by plane, each small enough for the processor's cache; centred on grey, where float32 is precise enough.
-    red, green, blue = (plane * np.float32(1 / 255) - np.float32(0.5) for plane in cv2.split(guide))
-    values = values.astype(np.float32)
-    inside = np.outer(*(_window_lengths(length, radius) for length in values.shape))
 
-    def mean(plane: np.ndarray) -> np.ndarray:
-        sums = _window_sums(plane, radius)
-        return np.divide(sums, inside, out=sums)
+    def __init__(self, guide: np.ndarray, radius: int, epsilon: float) -> None:
+        """Takes the guide, uint8 [rows, columns, 3], the radius, and what is added to the variance of its colours in
+        [0, 1]."""
+        self.radius = radius
+        self.pixels = np.outer(*(_window_lengths(length, radius) for length in guide.shape[:2]))
+        # Plane by plane, each small enough for the processor's cache; centred on grey, where float32 is precise enough.
+        red, green, blue = (plane * np.float32(1 / 255) - np.float32(0.5) for plane in cv2.split(guide))
+        self._planes = red, green, blue
+        self._means = r, g, b = tuple(self._mean(plane) for plane in self._planes)
+        covariance = self._covariance
+        rr, rg, rb = covariance(red, red, r * r), covariance(red, green, r * g), covariance(red, blue, r * b)
+        gg, gb, bb = covariance(green, green, g * g), covariance(green, blue, g * b), covariance(blue, blue, b * b)
+        for variance in (rr, gg, bb):
+            variance += np.float32(epsilon)
+        # The symmetric 3×3 matrix is inverted by its cofactors, ten times as fast as a LAPACK call per pixel.
+        c_rr, c_rg, c_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
+        c_gg, c_gb, c_bb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
+        self._cofactors = c_rr, c_rg, c_rb, c_gg, c_gb, c_bb
+        self._determinant = rr * c_rr + rg * c_rg + rb * c_rb
 
-    def covariance(first: np.ndarray, second: np.ndarray, means: np.ndarray) -> np.ndarray:
-        products = mean(first * second)
+    def coefficients(self, values: np.ndarray) -> list[np.ndarray]:
+        """Returns the averaged linear coefficients of values [rows, columns] (equations 19, 20, and means of 21).
+
+        Returns:
+          four arrays float32 [rows, columns]: the filtered values are the sum of red, green and blue in [0, 1] times
+          the first three, plus the last.
+        """
+        values = values.astype(np.float32)
+        (red, green, blue), (r, g, b) = self._planes, self._means
+        v = self._mean(values)
+        covariance = self._covariance
+        rv, gv, bv = covariance(red, values, r * v), covariance(green, values, g * v), covariance(blue, values, b * v)
+        c_rr, c_rg, c_rb, c_gg, c_gb, c_bb = self._cofactors
+        a_r = (c_rr * rv + c_rg * gv + c_rb * bv) / self._determinant
+        a_g = (c_rg * rv + c_gg * gv + c_gb * bv) / self._determinant
+        a_b = (c_rb * rv + c_gb * gv + c_bb * bv) / self._determinant
+        constant = v - a_r * (r + 0.5) - a_g * (g + 0.5) - a_b * (b + 0.5)
+        return [self._mean(plane) for plane in (a_r, a_g, a_b, constant)]
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Returns the filtered values, float32 [rows, columns]."""
+        red, green, blue, constant = self.coefficients(values)
+        for slope, plane in zip((red, green, blue), self._planes, strict=True):
+            constant += slope * (plane + np.float32(0.5))
+        return constant
+
+    def _mean(self, plane: np.ndarray) -> np.ndarray:
+        sums = _window_sums(plane, self.radius)
+        return np.divide(sums, self.pixels, out=sums)
+
+    def _covariance(self, first: np.ndarray, second: np.ndarray, means: np.ndarray) -> np.ndarray:
+        products = self._mean(first * second)
         return np.subtract(products, means, out=products)
-
-    r, g, b, v = mean(red), mean(green), mean(blue), mean(values)
-    rv, gv, bv = covariance(red, values, r * v), covariance(green, values, g * v), covariance(blue, values, b * v)
-    rr, rg, rb = covariance(red, red, r * r), covariance(red, green, r * g), covariance(red, blue, r * b)
-    gg, gb, bb = covariance(green, green, g * g), covariance(green, blue, g * b), covariance(blue, blue, b * b)
-    for variance in (rr, gg, bb):
-        variance += np.float32(epsilon)
-    # The symmetric 3×3 matrix is inverted by its cofactors, ten times as fast as a LAPACK call per pixel.
-    c_rr, c_rg, c_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
-    c_gg, c_gb, c_bb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
-    determinant = rr * c_rr + rg * c_rg + rb * c_rb
-    a_r = (c_rr * rv + c_rg * gv + c_rb * bv) / determinant
-    a_g = (c_rg * rv + c_gg * gv + c_gb * bv) / determinant
-    a_b = (c_rb * rv + c_gb * gv + c_bb * bv) / determinant
-    constant = v - a_r * (r + 0.5) - a_g * (g + 0.5) - a_b * (b + 0.5)
-    return cv2.merge([mean(a_r), mean(a_g), mean(a_b), mean(constant)])
 
 
 def _window_sums(plane: np.ndarray, radius: int) -> np.ndarray:
