@@ -66,7 +66,7 @@ def cutout(
     opacity = _opacity(saliency, threshold)
     shown = multiply(opacity, alpha)
     result = np.empty((*saliency.shape, 4), np.uint8)
-    for rows, colours in _object_colours(image, opacity):
+    for rows, colours in object_colours(image, opacity):
         result[rows, :, :3] = colours * (shown[rows, :, None] > 0)
         result[rows, :, 3] = shown[rows]
     return result
@@ -80,7 +80,7 @@ def _opacity(saliency: np.ndarray, threshold: float) -> np.ndarray:
     return cv2.LUT(saliency, table)
 
 
-def _object_colours(image: np.ndarray, opacity: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def object_colours(image: np.ndarray, opacity: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields the object's colours at every pixel, uint8 [rows, width, 3], in strips of rows from the top.
 
     The colours of object and background are blurred at a small size; the rest of each pixel's colour is added to the
