@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 
+# Control characters and Unicode's separators of lines, which names of files may hold.
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
 
 class InputError(ValueError):
     """A file, folder, option or configuration that cannot be used; the message names it in one line."""
+
+    def __init__(self, message: str) -> None:
+        """Escapes control characters in the message."""
+        super().__init__(escaped(message))
 
 
 class RunFailure(RuntimeError):
@@ -16,6 +23,11 @@ def outcome(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     return 2 if isinstance(error, InputError) else 1, str(error) or type(error).__name__
+
+
+def escaped(text: str) -> str:
+    """Returns a text in one line: its control characters are escaped, such as to "\\n"."""
+    return text.translate(_ESCAPES)
 
 
 def summarise(names: Sequence[str], what: str) -> str:

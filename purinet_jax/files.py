@@ -32,7 +32,7 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{one_line(name or path)}: cannot be read: {reason(error)}") from error
+        raise InputError(f"{name or path}: cannot be read: {reason(error)}") from error
 
 
 def check_output_file(path: str | Path) -> None:
@@ -48,9 +48,9 @@ def check_output_file(path: str | Path) -> None:
         _check_replaceable(path)
         _check_writable(path.parent)
     except FileNotFoundError as error:
-        raise InputError(f"{one_line(path)}: there is no folder {one_line(path.parent)}") from error
+        raise InputError(f"{path}: there is no folder {path.parent}") from error
     except OSError as error:
-        raise InputError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error
 
 
 def check_output_folder(folder: str | Path) -> None:
@@ -63,7 +63,7 @@ def check_output_folder(folder: str | Path) -> None:
     try:
         _check_writable(next(path for path in (absolute, *absolute.parents) if _exists(path)))
     except OSError as error:
-        raise InputError(f"{one_line(folder)}: cannot be written to: {reason(error)}") from error
+        raise InputError(f"{folder}: cannot be written to: {reason(error)}") from error
 
 
 def _exists(path: Path) -> bool:
@@ -122,4 +122,4 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
-        raise InputError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
+        raise InputError(f"{path}: cannot be written: {reason(error)}") from error

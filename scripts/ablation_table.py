@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from purinet_jax.errors import InputError
+from purinet_jax.errors import InputError, escaped
 from purinet_jax.evaluation.evaluate import evaluate
 from purinet_jax.evaluation.methods import Network, open_data
 from purinet_jax.files import write_atomically
@@ -73,8 +73,8 @@ def measure_runs(data: str | Path, output: str | Path, *, progress: bool = True)
             raise InputError(f"{run}: has come to step {last} of {config['steps']}")
         truth = open_data(data)
         assert truth.pairs is not None
-        held = set((run / HELD_OUT).read_text().splitlines())
-        pairs = truth.pairs.subset(index for index, name in enumerate(truth.pairs.names) if name in held)
+        held = set((run / HELD_OUT).read_text("utf-8", "surrogateescape").splitlines())
+        pairs = truth.pairs.subset(index for index, name in enumerate(truth.pairs.names) if escaped(name) in held)
         network = Network(f"{run.parent.name}/{run.name}", load(run / FOLDER / str(last)))
         truth = replace(truth, pairs=pairs)
         (evaluation,) = evaluate([network], [truth], protocols=("pysod",), batch_size=8, progress=progress)

@@ -243,6 +243,8 @@ def test_an_input_that_is_missing_or_closed_does_not_stop_the_others(
 ) -> None:
     closed = photos / "closed"
     write(closed / "d.png")
+    for name in ("circle.png", "circle"):
+        (photos / name).symlink_to(name)
     (tmp_path / "empty").mkdir()
     scandir = os.scandir
 
@@ -256,7 +258,8 @@ def test_an_input_that_is_missing_or_closed_does_not_stop_the_others(
     inputs = [missing, photos, str(tmp_path / "empty"), f"{tmp_path}/*.nothing", "x" * 300, "https://a.b/c.png"]
     errors: dict[str, str] = {}
     jobs = plan(inputs, tmp_path / "out", errors=errors)
-    assert [job.source.name for job in jobs] == ["a.png", "b.JPG", "c.webp"]
+    # A link in a circle is named when it is read.
+    assert [job.source.name for job in jobs] == ["a.png", "b.JPG", "circle.png", "c.webp"]
     assert list(errors) == [missing, str(closed), *inputs[2:]]
     assert errors[missing] == f"{missing}: no such file or folder"
     assert errors[str(closed)] == f"{closed}: cannot be read: Permission denied"

@@ -247,6 +247,15 @@ def two_sets(root: Path) -> None:
         fill(root / name / "masks", "a.png")
 
 
+def test_a_circular_link_is_named_if_it_would_be_an_image(tmp_path: Path) -> None:
+    write_set(tmp_path / "images", tmp_path / "masks", "a")
+    (tmp_path / "images" / "README").symlink_to("README")
+    assert len(open_pairs(tmp_path)) == 1
+    (tmp_path / "images" / "b.jpg").symlink_to("b.jpg")
+    with pytest.raises(InputError, match=r"images/b\.jpg: cannot be read: Too many levels of symbolic links"):
+        open_pairs(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -23,7 +23,7 @@ from helpers.made_sets import noise_image, rectangle_mask, to_jpeg, write_set, z
 from PIL import ExifTags, Image
 
 from purinet_jax.commands.main import main
-from purinet_jax.data import builders
+from purinet_jax.data import builders, sets
 from purinet_jax.data.images import read_grey, read_rgb, to_png
 from purinet_jax.data.pairs import Pairs, check_pairs, open_pairs
 from purinet_jax.data.pipeline import training_batches
@@ -136,6 +136,15 @@ def test_builders(tmp_path: Path, name: str) -> None:
             np.testing.assert_array_equal(example["mask"][..., 0], rectangle_mask(index))
         assert open_pairs(f"{made / name}:{split}").fingerprint == pairs.fingerprint
     assert sorted(entry.name for entry in made.iterdir()) in ([name], ["downloads", name])
+
+
+def test_names_that_are_no_utf8_are_kept(tmp_path: Path) -> None:
+    names = ("a", os.fsdecode(b"b\n\xff"))
+    write_duts(tmp_path / "data", "TE", names=names)
+    path = Path(prepare("duts", tmp_path / "data", tmp_path / "sets", progress=False)["path"])
+    assert open_pairs(path).names == names
+    stored = tfds.builder_from_directory(path / sets.VERSION).as_data_source("test")
+    assert [example["name"] for example in stored] == [os.fsencode(name) for name in names]
 
 
 def test_builder_says_what_it_looks_for(tmp_path: Path) -> None:

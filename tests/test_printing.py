@@ -30,3 +30,14 @@ def test_a_name_that_is_no_utf8_is_printed_escaped(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert b"\\udcff.jpg: " in ended.stderr
     assert b"Traceback" not in ended.stderr
+
+
+def test_a_name_with_line_breaks_is_printed_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a\n\x1b[2Jb.jpg").write_bytes(b"no image")
+    for arguments in (["predict", "images", "--quiet"], ["predict", "no\n\x1b[2Jthing", "--quiet"]):
+        ended = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("purinet: ")
+        assert "\\n\\x1b[2J" in ended.stderr
+        assert ended.stderr.count("\n") == 1

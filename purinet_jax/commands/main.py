@@ -103,9 +103,9 @@ def _report(error: BaseException) -> int:
     if interrupts.received is not None:  # some libraries turn KeyboardInterrupt into errors of their own
         error = KeyboardInterrupt()
     elif isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC):
-        from purinet_jax.files import one_line, reason
+        from purinet_jax.files import reason
 
-        where = "standard output" if error.filename is None else one_line(error.filename)
+        where = "standard output" if error.filename is None else error.filename
         error = InputError(f"{where}: {reason(error)}")
     elif not isinstance(error, InputError | RunFailure | KeyboardInterrupt):
         raise error
@@ -123,8 +123,16 @@ def _configure_libraries() -> None:
     import logging
     import warnings
 
+    from purinet_jax.errors import escaped
+
+    class OneLine(logging.Formatter):
+        def formatMessage(self, record: logging.LogRecord) -> str:
+            return escaped(record.message)
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine())
     # Libraries log only warnings; Orbax would log every save.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("purinet_jax").setLevel(logging.INFO)
     # Orbax also logs the errors that it raises, with tracebacks, and Matplotlib that it has no folder for its cache.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

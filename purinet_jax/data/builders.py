@@ -21,7 +21,7 @@ from purinet_jax.devices import usable_cores
 from purinet_jax.progress import progress_bar
 from purinet_jax.workers import in_order
 
-Record = dict[str, bytes | str]
+Record = dict[str, bytes]
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -152,4 +152,5 @@ def record(pairs: Pairs, index: int) -> Record:
     # A mask of zeros and ones may be a plain PNG, but other readers do not stretch its values.
     if not is_plain(stored_mask, ("PNG", "L")) or not np.array_equal(read_map(stored_mask), mask):
         stored_mask = to_png(mask)
-    return {"image": stored_image, "mask": stored_mask, "name": pairs.names[index]}
+    name = pairs.names[index].encode("utf-8", "surrogateescape")
+    return {"image": stored_image, "mask": stored_mask, "name": name}

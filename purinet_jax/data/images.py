@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 
 from purinet_jax.data.png_metadata import without_large_metadata
 from purinet_jax.errors import InputError
-from purinet_jax.files import one_line, read_bytes, reason
+from purinet_jax.files import read_bytes, reason
 
 logger = logging.getLogger(__name__)
 
@@ -399,7 +399,7 @@ def _warnings_ignored() -> Iterator[None]:
 def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, str]:
     """Parses the header. Returns the image, not decoded yet, and the name for errors."""
     data = source if isinstance(source, bytes) else read_bytes(source, name)
-    name = one_line(name or ("image" if isinstance(source, bytes) else source))
+    name = str(name or ("image" if isinstance(source, bytes) else source))
     if not data:
         raise InputError(f"{name}: the file is empty")
     data, profile = without_large_metadata(data)

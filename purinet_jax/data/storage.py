@@ -6,7 +6,7 @@ Each returns the bytes of a file by its path inside, can be pickled, and opens i
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,11 +43,7 @@ class Folder:
         Raises:
           InputError: the folder cannot be read or holds very many folders; as `Zip.images` and `Tar.images`.
         """
-        found = [
-            (f"{prefix}{entry.name}", entry.stat().st_size)
-            for prefix, entry in _walk(self.path)
-            if is_image_path(entry.name) and entry.is_file()
-        ]
+        found = list(_files(self.path, is_image_path))
         for name, archive in self._archives.items():
             found += [(f"{name}/{member}", size) for member, size in archive.images()]
         return found
@@ -69,11 +65,18 @@ def open_storage(path: Path) -> Folder | Zip | Tar:
 
 def archives_in(folder: Path) -> list[str]:
     """Lists the paths of archives in a folder, a few levels deep, sorted. Raises InputError as `Folder.images`."""
-    return sorted(
-        f"{prefix}{entry.name}"
-        for prefix, entry in _walk(folder)
-        if entry.name.lower().endswith(ENDINGS) and entry.is_file()
-    )
+    return sorted(path for path, _ in _files(folder, lambda name: name.lower().endswith(ENDINGS)))
+
+
+def _files(folder: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
+    """Yields the paths inside and sizes in bytes of files with names that are wanted. Raises InputError."""
+    for prefix, entry in _walk(folder):
+        if wanted(entry.name):
+            try:
+                if entry.is_file():
+                    yield f"{prefix}{entry.name}", entry.stat().st_size
+            except OSError as error:  # a link in a circle, or into a closed folder
+                raise InputError(f"{entry.path}: cannot be read: {reason(error)}") from error
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -88,10 +91,17 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     if is_ignored(entry.name):
                         continue
                     yield prefix, entry
-                    if depth < _DEPTH and entry.is_dir():
+                    if depth < _DEPTH and _is_folder(entry):
                         waiting.append((f"{prefix}{entry.name}/", depth + 1))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {reason(error)}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # said if its name is that of a file that is read
+        return False
 
 
 class Prepared:

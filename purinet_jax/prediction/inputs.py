@@ -17,7 +17,7 @@ from typing import NamedTuple
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.data.results import origin_of, own_results
 from purinet_jax.errors import InputError
-from purinet_jax.files import one_line, reason
+from purinet_jax.files import reason
 from purinet_jax.prediction.video import VIDEO_ENDINGS
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _find(text: str, output: str | None, videos: bool, refuse: Refuse) -> dict[s
     try:
         mode = os.stat(path).st_mode
     except ValueError as error:  # a null character
-        raise InputError(f"{one_line(text)!r}: no such file or folder") from error
+        raise InputError(f"{text}: no such file or folder") from error
     except OSError as error:
         if glob.has_magic(text):
             return _match(path, output)
@@ -120,7 +120,7 @@ def _search(folder: str, output: str | None, videos: bool, refuse: Refuse) -> di
     for below, entries in _walk(folder, left_out, refuse):
         names: list[str] = []
         for entry in entries:
-            if (ending := ending_of(entry.name)) in endings and entry.is_file():
+            if (ending := ending_of(entry.name)) in endings and _may_be_file(entry):
                 names.append(entry.name)
             else:
                 passed_over[ending or "without an ending"] += 1
@@ -157,7 +157,7 @@ def _walk(
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         (links if entry.is_symlink() else subfolders).append(os.path.join(below, entry.name))
                     else:
                         files.append(entry)
@@ -167,13 +167,28 @@ def _walk(
         yield below, files
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a closed folder
+        return False
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    """Whether something in a folder is a file, or cannot be read, which is said when it should be."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
+
+
 def _say_passed_over(folder: str, passed_over: Counter[str]) -> None:
     count = passed_over.total()
     if count:
         kinds = [f"{number:,} {kind}" for kind, number in passed_over.most_common(_LISTED_KINDS) if number]
         rest = count - sum(number for _, number in passed_over.most_common(_LISTED_KINDS))
         listed = ", ".join([*kinds, f"{rest:,} of other kinds"] if rest else kinds)
-        logger.info("%s: %s file%s passed over: %s", one_line(folder), f"{count:,}", "s" * (count > 1), listed)
+        logger.info("%s: %s file%s passed over: %s", folder, f"{count:,}", "s" * (count > 1), listed)
 
 
 def _match(text: str, output: str | None) -> dict[str, Found]:

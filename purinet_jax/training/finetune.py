@@ -14,7 +14,7 @@ from PIL import Image
 
 from purinet_jax.data import Pairs, open_pairs
 from purinet_jax.data.augment import resize_image, resize_labels
-from purinet_jax.errors import InputError
+from purinet_jax.errors import InputError, escaped
 from purinet_jax.files import write_atomically
 from purinet_jax.network.config import ModelConfig
 from purinet_jax.network.inference import saliency_maps
@@ -86,8 +86,8 @@ def finetune(
     if errors:
         best = min(errors, key=lambda step: errors[step])
         after, _ = load_file(output)
-        names = set((output / HELD_OUT).read_text().splitlines()[:_PANEL_ROWS])
-        shown = pairs.subset(index for index, name in enumerate(pairs.names) if name in names)
+        names = set((output / HELD_OUT).read_text("utf-8", "surrogateescape").splitlines()[:_PANEL_ROWS])
+        shown = pairs.subset(index for index, name in enumerate(pairs.names) if escaped(name) in names)
         write_atomically(output / PANEL, _panel(shown, weights, config.data.size, before, after))
         logger.info(
             "validation MAE %.4f before, %.4f at step %d, the best%s; %s shows held-out pairs",

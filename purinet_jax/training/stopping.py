@@ -51,7 +51,7 @@ def failures_in_words(output: Path, watchdog: Watchdog) -> Iterator[None]:
         raise
     except Exception as error:
         if watchdog.stage == "starting" and isinstance(error, OSError) and error.errno in _UNUSABLE_PATH:
-            raise InputError(f"{one_line(error.filename)}: {reason(error)}") from error
+            raise InputError(f"{error.filename}: {reason(error)}") from error
         why = _failure(error)
         if why is None:
             raise

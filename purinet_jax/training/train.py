@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from purinet_jax.data import Pairs, bad_pairs, evaluation_batches, open_pairs, training_batches
 from purinet_jax.data.pipeline import Batches
-from purinet_jax.errors import InputError
+from purinet_jax.errors import InputError, escaped
 from purinet_jax.files import check_output_folder, write_atomically
 from purinet_jax.locks import only_process
 from purinet_jax.memory import GrowthBound
@@ -152,8 +152,8 @@ def train(
             if first:
                 write_atomically(output / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
         if first and config.data.holdout and inputs.validation is not None:
-            names = "".join(f"{name}\n" for name in inputs.validation.names)
-            write_atomically(output / HELD_OUT, names.encode())
+            names = "".join(f"{escaped(name)}\n" for name in inputs.validation.names)
+            write_atomically(output / HELD_OUT, names.encode("utf-8", "surrogateescape"))
 
         stack.enter_context(watchdog)
         stop = stack.enter_context(StopRequest())

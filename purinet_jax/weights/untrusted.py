@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from purinet_jax.errors import InputError
+from purinet_jax.errors import InputError, escaped
 from purinet_jax.files import one_line, reason
 from purinet_jax.zip_files import read_member
 
@@ -29,7 +29,7 @@ def named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        if str(error).startswith(f"{Path(path)}: "):
+        if str(error).startswith(escaped(f"{Path(path)}: ")):
             raise
         raise InputError(f"{Path(path)}: {error}") from error
 
