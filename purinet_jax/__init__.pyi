@@ -3,7 +3,7 @@ from .evaluation.evaluate import evaluate
 from .network.attention import promotion_attention, rectification_attention
 from .network.config import ModelConfig
 from .network.model import PurNet
-from .prediction.predictor import Predictor, load
+from .prediction.predictor import Predictor, load, remove_background
 from .training.losses import purnet_losses, structural_similarity_loss
 from .training.step import train_step
 from .version import __version__
@@ -21,6 +21,7 @@ __all__ = [
     "promotion_attention",
     "purnet_losses",
     "rectification_attention",
+    "remove_background",
     "structural_similarity_loss",
     "train_step",
 ]

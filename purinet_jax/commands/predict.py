@@ -20,7 +20,7 @@ SUMMARY = "Find the salient objects in images and videos."
 EXAMPLES = """examples:
   purinet predict photo.jpg                                       # photo_map.png
   purinet predict photo.jpg --output-kind cutout                  # photo_cutout.png, transparent around the object
-  purinet predict photo.jpg --output-kind cutout --background white -o product.jpg
+  purinet predict photo.jpg --output-kind cutout --keep largest --background white -o product.jpg
   purinet predict photos/ 'more/**/*.jpg' -o maps                 # maps/<path below photos or more>/<stem>.png
   purinet predict clip.mp4 --output-kind overlay                  # clip_overlay.mp4
   curl -s https://example.org/photo.jpg | purinet predict - --output-kind mask > mask.png
@@ -59,10 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--background",
-        metavar="COLOR|IMAGE",
-        help="put cut-outs on a colour (white, '#80ff00', half transparent '#80ff0080') or on an image, which is "
-        "scaled to cover",
+        metavar="COLOR|IMAGE|blur",
+        help="put cut-outs on a colour (white, '#80ff00', half transparent '#80ff0080'), on an image, which is scaled "
+        "to cover, or on their own background, blurred (blur, blur:3%% of the longer side)",
     )
+    parser.add_argument("--matting", action="store_true", help="estimate the alpha of hair and fur in cut-outs")
+    parser.add_argument("--keep", choices=("largest",), help="remove all connected parts of the object but the largest")
+    parser.add_argument(
+        "--min-area", default="0", metavar="SHARE", help="remove connected parts smaller than that: 0.5%% of the image"
+    )
+    parser.add_argument("--fill-holes", action="store_true", help="fill what the object encloses")
     parser.add_argument("--format", choices=("png", "jpg", "webp", "tiff"), help="of images (default png)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace files that exist (otherwise refused)")
@@ -89,12 +95,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from purinet_jax.prediction.files import ENDINGS, STANDARD, plan, predict_files
-    from purinet_jax.prediction.rendering import Style, read_background
+    from purinet_jax.prediction.rendering import Style, read_background, read_share
 
     kind = arguments.output_kind
-    background = None if arguments.background is None else read_background(arguments.background)
     ending = ENDINGS.get(arguments.format)
-    style = Style(kind, arguments.threshold, background, not arguments.no_refine, ending or ".png")
+    style = Style(
+        kind,
+        arguments.threshold,
+        None if arguments.background is None else read_background(arguments.background),
+        not arguments.no_refine,
+        ending or ".png",
+        keep_largest=arguments.keep == "largest",
+        min_area=read_share(arguments.min_area),
+        fill_holes=arguments.fill_holes,
+        matting=arguments.matting,
+    )
     if arguments.ray is not None:
         return _run_on_ray(arguments, style)
     if arguments.quiet:

@@ -1,5 +1,5 @@
 from .files import Job, Result, plan, predict_files
-from .predictor import Predictor, load, predict_stream
+from .predictor import Predictor, load, predict_stream, remove_background
 from .rendering import Blur, Style, read_background, render
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "predict_files",
     "predict_stream",
     "read_background",
+    "remove_background",
     "render",
 ]

@@ -1,7 +1,7 @@
 """Remove specks from saliency maps and fill holes, at the threshold of masks, without moving the object's edges.
 
-Which parts of a map are connected is decided at the image's size. The soft edge of a removed part is faded out at a
-small size, as far as it is nearer than a part that is kept.
+Which parts of a map are connected at the threshold is found at the image's size. What surrounds a removed part below
+the threshold is removed as far as no part that is kept is nearer; distances are measured at a small size.
 """
 
 import cv2
@@ -11,7 +11,7 @@ from purinet_jax.prediction.refine import upsampled_strips
 
 # The longer side of the image in which distances are measured, pixels.
 _SIDE = 1024
-# How far around what is removed its soft edge reaches, as a share of the longer side; it fades over as much again.
+# How far the soft edge of a part reaches, as a share of the longer side.
 _REACH = 0.01
 
 _KEPT, _REMOVED = 1, 2
@@ -39,7 +39,7 @@ def clean(
         right, bottom = left + boxes[:, cv2.CC_STAT_WIDTH], top + boxes[:, cv2.CC_STAT_HEIGHT]
         _mark(state, labels, (left == 0) | (top == 0) | (right == width) | (bottom == height))
         del labels
-        _suppress(saliency, state, 1 - threshold)
+        _suppress(saliency, state, 1 - threshold, near=True)
         np.subtract(255, saliency, out=saliency)
     if keep_largest or min_area > 0:
         state = (saliency >= threshold * 255).astype(np.uint8)
@@ -66,8 +66,9 @@ def _mark(state: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> None:
     np.take(table, labels, out=state, mode="clip")  # "raise" would copy
 
 
-def _suppress(values: np.ndarray, state: np.ndarray, threshold: float) -> None:
-    """Sets values uint8 [height, width] to 0 where `state` is `_REMOVED`, and fades those nearby that are not kept."""
+def _suppress(values: np.ndarray, state: np.ndarray, threshold: float, near: bool = False) -> None:
+    """Sets values uint8 [height, width] to 0 where `state` is `_REMOVED`, and where that is nearer than `_KEPT`; if
+    `near`, only its soft edge."""
     height, width = values.shape
     scale = min(1.0, _SIDE / max(height, width))
     small = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -76,19 +77,25 @@ def _suppress(values: np.ndarray, state: np.ndarray, threshold: float) -> None:
         return cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
 
     kept, removed = (reduced(np.where(state == mark, np.uint8(255), np.uint8(0))) > 0 for mark in (_KEPT, _REMOVED))
-    # Parts that stay below the threshold are removed like specks, unless they touch what is kept.
-    faint = ((reduced(values) > threshold * 127.5) | kept).astype(np.uint8)
-    count, labels = cv2.connectedComponents(faint, connectivity=8)
-    reached = np.bincount(labels[kept], minlength=count) > 0
-    removed |= (faint > 0) & ~reached[labels]
+    # What stays below the threshold, but reaches half of it, is removed unless it is connected to what is kept.
+    faint = (reduced(values) > threshold * 127.5) | kept
+    count, labels = cv2.connectedComponents(faint.astype(np.uint8), connectivity=8)
+    connected = faint & (np.bincount(labels[kept], minlength=count) > 0)[labels]
+    removed |= faint & ~connected
     if not removed.any():
         return
-    to_kept, to_removed = (
-        cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for mask in (kept, removed)
-    )
     reach = max(_REACH * max(small), 1.0)
-    share = np.clip(2 - to_removed / reach, 0, 1) * np.clip((to_kept - to_removed + 1) / 2, 0, 1)
+    to_removed = _distances(removed)
+    to_kept = _distances(kept | (connected & (to_removed > reach)))
+    share = np.clip((to_kept - to_removed + 1) / 2, 0, 1)
+    if near:
+        share *= np.clip(2 - to_removed / reach, 0, 1)
     for rows, (strip,) in upsampled_strips(1 - share[..., None], height, width):
         faded = (values[rows] * strip + 0.5).astype(np.uint8)
         marks = state[rows]
         values[rows] = np.where(marks == _KEPT, values[rows], np.where(marks == _REMOVED, 0, faded))
+
+
+def _distances(mask: np.ndarray) -> np.ndarray:
+    """Returns each pixel's distance to a mask, float32 [height, width]; very large if the mask is empty."""
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

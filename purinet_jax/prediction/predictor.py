@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import jax
 import numpy as np
@@ -18,27 +18,28 @@ from jax.stages import Compiled, Wrapped
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_srgb, to_alpha, to_rgb
+from purinet_jax.data.images import read_srgb, to_alpha, to_png, to_rgb
 from purinet_jax.errors import InputError
 from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.network.folding import apply_folds, find_folds
 from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
+from purinet_jax.prediction.rendering import CutoutOptions, Style, read_background, render, style_metadata
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
 
 if TYPE_CHECKING:  # imports Flax, which the package's traced networks do without
     from purinet_jax.network.model import Maps, PurNet
 
-ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Array
-"""A path, a Pillow image, or an array: uint8 [height, width, 3] (RGB), [height, width, 4] (RGBA) or [height, width]
-(grey)."""
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Array
+"""A path, a file's bytes, a Pillow image, or an array: uint8 [height, width, 3] (RGB), [height, width, 4] (RGBA) or
+[height, width] (grey)."""
 
 ImageList = list[ImageLike] | tuple[ImageLike, ...]
 
 
 class Predictor:
-    """A network with its weights, ready for images; see `load`.
+    """A network with its weights, ready for images; see `load`. It can be pickled; compiled programs are left out.
 
     Attributes:
       model: the network.
@@ -59,6 +60,10 @@ class Predictor:
         self.variables = variables
         self.size = size
         self._traced = traced
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what `__init__` takes; the rest is computed again where it is used."""
+        return {name: self.__dict__[name] for name in ("_model_or_config", "variables", "size", "_traced")}
 
     @functools.cached_property
     def model(self) -> "PurNet":
@@ -101,9 +106,9 @@ class Predictor:
         """Finds the salient objects in one image or in each image of a list.
 
         Args:
-          images: an image, or a list or tuple of them, of any sizes. Files are turned upright by their EXIF orientation
-            and converted to sRGB (`read_srgb`); arrays and Pillow images are taken as they are. Transparent parts are
-            seen on grey, and alpha multiplies the map.
+          images: an image, or a list or tuple of them, of any sizes. Files and their bytes are turned upright by their
+            EXIF orientation and converted to sRGB (`read_srgb`); arrays and Pillow images are taken as they are.
+            Transparent parts are seen on grey, and alpha multiplies the map.
           size: side of the square that images are resized to, pixels; by default `self.size`.
           refine: whether a map's edges follow those of its image if that is larger than the square
             (`purinet_jax.prediction.refine`); without, and for smaller images, maps are resized bilinearly.
@@ -134,6 +139,43 @@ class Predictor:
             saliency if alpha is None else saliency * (alpha * np.float32(1 / 255))
             for saliency, (_, alpha) in zip(resized, decoded, strict=True)
         ]
+
+    @overload
+    def cutout(self, image: str | os.PathLike[str] | Image.Image, **options: Unpack[CutoutOptions]) -> Image.Image: ...
+
+    @overload
+    def cutout(self, image: bytes, **options: Unpack[CutoutOptions]) -> bytes: ...
+
+    @overload
+    def cutout(self, image: np.ndarray | Array, **options: Unpack[CutoutOptions]) -> np.ndarray: ...
+
+    def cutout(self, image: ImageLike, **options: Unpack[CutoutOptions]) -> Image.Image | bytes | np.ndarray:
+        """Cuts the salient objects out of an image, as `purinet predict --output-kind cutout` does.
+
+        Args:
+          image: read as by `predict`.
+          **options: attributes of `Style`, except `kind` and `ending`. `background` may also be text, as of the option
+            `--background`: an image's path, "white", "#80ff0080", "blur" or "blur:3%".
+
+        Returns:
+          For a path or Pillow image, a Pillow image, RGBA, or RGB on an opaque background; for bytes, those of a PNG
+          file, with the metadata that cut-outs keep; for an array, uint8 [height, width, 4 or 3].
+
+        Raises:
+          InputError: as `predict`, an option is out of range, or what matting needs is not installed.
+        """
+        if isinstance(background := options.get("background"), str):
+            options["background"] = read_background(background)
+        style = Style("cutout", **options)  # type: ignore[arg-type]  # no text any more
+        size = checked_size(self.size)
+        colours, alpha = _pixels(image)
+        shown = visible(colours, alpha)
+        square = resize_image(shown, size, size)
+        (saliency,) = self.square_maps([square], 1)
+        rendering = render(style, saliency, square, colours.shape, colours, alpha, shown)
+        if isinstance(image, bytes):
+            return to_png(rendering, metadata=style_metadata(style, image))
+        return Image.fromarray(rendering) if isinstance(image, str | os.PathLike | Image.Image) else rendering
 
     def square_maps(self, images: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
         """Predicts the maps of square images, without resizing.
@@ -203,6 +245,31 @@ def load(path: str | os.PathLike[str] | None = None, size: int | None = None) ->
     return Predictor(config.build(), variables, size or stored_size(path) or 320)
 
 
+@overload
+def remove_background(image: str | os.PathLike[str] | Image.Image, **options: Unpack[CutoutOptions]) -> Image.Image: ...
+
+
+@overload
+def remove_background(image: bytes, **options: Unpack[CutoutOptions]) -> bytes: ...
+
+
+@overload
+def remove_background(image: np.ndarray | Array, **options: Unpack[CutoutOptions]) -> np.ndarray: ...
+
+
+def remove_background(image: ImageLike, **options: Unpack[CutoutOptions]) -> Image.Image | bytes | np.ndarray:
+    """Cuts the salient objects out of an image with the package's network `context`, which is loaded at the first call.
+
+    Arguments, results and errors are those of `Predictor.cutout`.
+    """
+    return _default().cutout(image, **options)
+
+
+@functools.cache
+def _default() -> Predictor:
+    return load()
+
+
 def predict_stream(
     predictor: Predictor, count: int, read: Callable[[int], np.ndarray], *, batch_size: int
 ) -> Generator[np.ndarray | InputError]:
@@ -240,12 +307,14 @@ def _list_batch_size() -> int:
 
 def _pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns an image as uint8 [height, width, 3], and its alpha uint8 [height, width] unless it is opaque."""
+    if isinstance(image, bytes):
+        return read_srgb(image)
     if isinstance(image, str | os.PathLike):
         return read_srgb(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(image, "image"), to_alpha(image, "image")
     if not isinstance(image, np.ndarray | Array):
-        raise InputError(f"image: must be a path, a Pillow image or an array, not {type(image).__name__}")
+        raise InputError(f"image: must be a path, bytes, a Pillow image or an array, not {type(image).__name__}")
     array = np.asarray(image)
     grey = array.ndim == 2
     if array.dtype != np.uint8 or array.size == 0 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Style:
       keep_largest: whether only the largest connected part of the map at the threshold is kept.
       min_area: share of the image's area, in [0, 1), below which connected parts at the threshold are removed.
       fill_holes: whether parts below the threshold that the object encloses become part of it.
-      matting: whether alpha and colours of cut-outs are estimated at hair and fur (`purinet_jax.prediction.matting`).
+      matting: whether cut-outs' alpha is estimated from the image at hair and fur (`purinet_jax.prediction.matting`).
     """
 
     kind: Kind = "map"
@@ -124,6 +124,18 @@ class Style:
         return channels == 4
 
 
+class CutoutOptions(TypedDict, total=False):
+    """The attributes of `Style` that are options of `Predictor.cutout`."""
+
+    threshold: float
+    background: Background | str | None
+    refine: bool
+    keep_largest: bool
+    min_area: float
+    fill_holes: bool
+    matting: bool
+
+
 def _check_background(background: Background | None) -> None:
     if isinstance(background, np.ndarray):
         shape = background.shape
@@ -147,6 +159,7 @@ def render(
     shape: Sequence[int],
     image: np.ndarray | None,
     alpha: np.ndarray | None = None,
+    shown: np.ndarray | None = None,
 ) -> np.ndarray:
     """Renders the prediction of one image.
 
@@ -158,6 +171,7 @@ def render(
       shape: (height, width, …) of the image.
       image: uint8 [height, width, 3]; may be None unless `style.needs_image`.
       alpha: the image's own, uint8 [height, width]. Maps, masks and overlays are made of what it leaves visible.
+      shown: `visible(image, alpha)`, if the caller has it.
 
     Returns:
       uint8 [height, width] for "map" and "mask", [height, width, 4] if `style.transparent`, else [height, width, 3];
@@ -167,7 +181,8 @@ def render(
         from purinet_jax.network.panels import attention_panel  # here, because it imports JAX
 
         return attention_panel(square, prediction, shape)
-    shown = None if image is None else visible(image, alpha)
+    if shown is None and image is not None:
+        shown = visible(image, alpha)
     if style.refine and max(shape[:2]) > len(square):
         assert shown is not None
         saliency = _refined_levels(prediction, square, shown)
@@ -187,7 +202,7 @@ def render(
     if style.matting:
         from purinet_jax.prediction.matting import matte  # type: ignore[import-not-found,unused-ignore]
 
-        colours, opacity = matte(image, saliency)
+        colours, opacity = matte(image, saliency, style.threshold)
         rgba = with_alpha(colours, multiply(opacity, alpha))
     else:
         rgba = cutout(image, saliency, alpha, style.threshold)
@@ -212,9 +227,9 @@ def check_style(predictor: "Predictor", style: Style) -> None:
 
 
 class _Kept(NamedTuple):
-    """What rendering needs of an image: its pixels and alpha, if not read again, and its metadata."""
+    """What rendering needs of an image: image, alpha and `visible` image, if not read again, and its metadata."""
 
-    pixels: tuple[np.ndarray | None, np.ndarray | None] | None
+    pixels: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] | None
     metadata: Mapping[str, Any]
 
 
@@ -249,18 +264,18 @@ def render_stream(
         large = count_pixels(data, name) > _LARGE_PIXELS
         with _large_image if large else nullcontext():
             image, alpha = read_srgb(data, name)
-            pixels = (image if style.needs_image else None, alpha)
-            kept = _Kept(
-                None if large and (style.needs_image or alpha is not None) else pixels, style_metadata(style, data)
-            )
-            return SquareImage(resize_image(visible(image, alpha), predictor.size, predictor.size), image.shape, kept)
+            shown = visible(image, alpha)
+            pixels = (image, alpha, shown) if style.needs_image else (None, alpha, None)
+            reread = large and (style.needs_image or alpha is not None)
+            kept = _Kept(None if reread else pixels, style_metadata(style, data))
+            return SquareImage(resize_image(shown, predictor.size, predictor.size), image.shape, kept)
 
     def finish(index: int, prediction: Any, resized: SquareImage) -> _Delivered:
         kept: _Kept = resized.extra
         with _large_image if kept.pixels is None else nullcontext():
-            image, alpha = kept.pixels or read_srgb(*source(index))
-            rendering = render(style, prediction, resized.square, resized.shape, image, alpha)
-            del image  # encoding needs the memory
+            image, alpha, shown = kept.pixels or (*read_srgb(*source(index)), None)
+            rendering = render(style, prediction, resized.square, resized.shape, image, alpha, shown)
+            del image, shown  # encoding needs the memory
             return deliver(index, rendering, kept.metadata)
 
     predict: Any = predictor.square_finest_maps if style.kind == "attention" else predictor.square_maps
