@@ -37,7 +37,7 @@ from purinet_jax.prediction.files import plan, predict_files
 from purinet_jax.prediction.predictor import Predictor
 from purinet_jax.prediction.rendering import KINDS, Style, render
 from purinet_jax.serve import Limits, Worker
-from purinet_jax.serve.worker import _Budget
+from purinet_jax.serve.worker import Task, _Budget
 
 DOCS = Path(__file__).parents[1] / "docs"
 PIXELS = 10_000
@@ -119,6 +119,16 @@ def test_parameters_change_the_image(server: Served) -> None:
     with Image.open(io.BytesIO(response.body)) as image:
         assert (image.format, image.mode, image.size) == ("WEBP", "RGB", (80, 60))
     assert pixels_of(server.post("/v1/cutout?background=%23ff000080", encoded()).body).shape == (60, 80, 4)
+    assert pixels_of(server.post("/v1/cutout?background=blur:3%25", encoded()).body).shape == (60, 80, 3)
+    assert pixels_of(server.post("/v1/cutout?matting=true", encoded()).body).shape == (60, 80, 4)
+    red = np.zeros((60, 80, 3), np.uint8)
+    red[:, :30, 0] = red[:, 60:, 0] = 255
+    whole, cleaned = (
+        pixels_of(server.post(f"/v1/mask{query}", encoded(image=red)).body)
+        for query in ("", "?keep_largest=true&min_area=1%25&fill_holes=true")
+    )
+    assert whole[30, 75] == 255
+    assert cleaned[30, 75] == 0 < cleaned[30, 5]
 
 
 def test_images_are_the_same_bytes_as_those_of_purinet_predict(tmp_path: Path) -> None:
@@ -151,6 +161,11 @@ def test_images_are_the_same_bytes_as_those_of_purinet_predict(tmp_path: Path) -
         ("/v1/cutout?background=/etc/hostname", b"", "400 parameter"),
         ("/v1/cutout?background=rgb(999,0,0)", b"", "400 parameter"),
         ("/v1/map?format=gif", b"", "400 parameter"),
+        ("/v1/cutout?background=blur:0", b"", "400 parameter"),
+        ("/v1/map?matting=true", b"", "400 parameter"),
+        ("/v1/cutout?matting=maybe", b"", "400 parameter"),
+        ("/v1/map?min_area=x%25", b"", "400 parameter"),
+        ("/v1/attention?fill_holes=1", b"", "400 parameter"),
         ("/v1/map", b"", "415 not_an_image"),
         ("/v1/map", b"only text", "415 not_an_image"),
         ("/v1/map", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "415 not_an_image"),
@@ -244,11 +259,14 @@ def test_page_and_descriptions(server: Served) -> None:
     assert about["limits"] == {"bytes": 100_000, "pixels": PIXELS, "images": 4, "seconds": 20}
     text = server.get("/openapi.json").json
     assert text["openapi"] == "3.1.0"
-    assert set(text["paths"]) == {*(f"/v1/{kind}" for kind in KINDS), "/v1", "/health", "/metrics"}
+    assert set(text["paths"]) == {
+        *(f"/v1/{kind}" for kind in KINDS),
+        *("/api/remove", "/v1.0/removebg", "/v1", "/health", "/metrics"),
+    }
     for path, operations in text["paths"].items():
         assert [server.get(path).status != 405] == ["get" in operations]
     names = {p["name"] for p in text["paths"]["/v1/cutout"]["post"]["parameters"]}
-    assert names == {"threshold", "format", "background"}
+    assert names == {"threshold", "format", "background", "matting", "min_area", "keep_largest", "fill_holes"}
     assert "401" not in text["paths"]["/v1/map"]["post"]["responses"]
 
 
@@ -420,10 +438,10 @@ def test_an_error_of_the_network_fails_its_batch_only(caplog: pytest.LogCaptureF
 def test_the_worker_without_a_server() -> None:
     worker = Worker(Brightness(), pixels=5000)  # type: ignore[arg-type]
     try:
-        made = pixels_of(worker.submit(encoded(), Style("overlay")).result())
+        made = pixels_of(worker.submit(Task(encoded(), Style("overlay"))).result())
         assert made.shape == IMAGE.shape
         with pytest.raises(TooManyPixels, match="has 5,184 pixels, more than 5,000"):
-            worker.submit(encoded(image=np.zeros((72, 72, 3), np.uint8)), Style()).result()
+            worker.submit(Task(encoded(image=np.zeros((72, 72, 3), np.uint8)), Style())).result()
     finally:
         worker.close()
     with pytest.raises(InputError, match="batch_size"):

@@ -1,11 +1,13 @@
-"""The web application: the page, `POST /v1/{kind}`, health, metrics and the description of the interface."""
+"""The web application: the page, `POST /v1/{kind}`, the interfaces of rembg and remove.bg, health, metrics and the
+description of the interface."""
 
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -24,13 +26,18 @@ from purinet_jax.prediction.rendering import KINDS
 from purinet_jax.serve.guard import Guard
 from purinet_jax.serve.metrics import Metrics
 from purinet_jax.serve.openapi import describe
-from purinet_jax.serve.parameters import FORMATS, parse_style
+from purinet_jax.serve.parameters import FORMATS, MEDIA_TYPES, parse_style
 from purinet_jax.serve.refusals import Limits, Refusal
-from purinet_jax.serve.uploads import Upload, discard, read
-from purinet_jax.serve.worker import Worker
+from purinet_jax.serve.rembg import parse_rembg
+from purinet_jax.serve.removebg import failure, parse_removebg, success
+from purinet_jax.serve.uploads import Upload, checked, discard, read, read_fields
+from purinet_jax.serve.worker import Task, Worker
 from purinet_jax.version import __version__
 
-_MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+_PAGE_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
+_REMOVEBG = "/v1.0/"
+
+_Body = AsyncGenerator[bytes, None]
 
 
 def make_app(
@@ -60,6 +67,8 @@ def make_app(
             Route("/openapi.json", endpoints.openapi),
             Route("/v1", endpoints.about),
             Route("/v1/{kind}", endpoints.image, methods=["POST"]),
+            Route("/api/remove", endpoints.rembg, methods=["GET", "POST"]),
+            Route(f"{_REMOVEBG}removebg", endpoints.removebg, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, hosts=hosts)],
         exception_handlers={HTTPException: _refuse, Exception: _refuse},
@@ -69,7 +78,7 @@ def make_app(
 
 def _page_routes() -> Iterator[Route]:
     for file in (files("purinet_jax.serve") / "page").iterdir():
-        media_type = _MEDIA_TYPES[file.name.rpartition(".")[2]]
+        media_type = _PAGE_TYPES[file.name.rpartition(".")[2]]
         response = Response(file.read_bytes(), headers={"cache-control": "no-cache"}, media_type=media_type)
         yield Route("/" + file.name.removeprefix("index.html"), response, methods=["GET"])
 
@@ -81,7 +90,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         error = Refusal("method_not_allowed", f"not by {request.method}", error.headers)
     elif not isinstance(error, Refusal):
         error = Refusal("not_found", "there is nothing here; /openapi.json describes the interface")
-    return error.response()
+    return failure(error) if request.url.path.startswith(_REMOVEBG) else error.response()
 
 
 class _Endpoints:
@@ -115,10 +124,50 @@ class _Endpoints:
         return JSONResponse({**about, "token": self._token is not None, "limits": limits})
 
     async def image(self, request: Request) -> Response:
-        start, status = time.monotonic(), 500
-        kind, body = request.path_params["kind"], request.stream()
+        kind = request.path_params["kind"]
+
+        async def respond(body: _Body) -> Response:
+            style = parse_style(kind, self._kinds, request.query_params)
+
+            async def receive(upload: Upload) -> Task:
+                return Task(await read(request, body, upload, self._uploads, self._limits.bytes), style)
+
+            image, media_type = await self._make(request, receive)
+            return Response(image, media_type=media_type)
+
+        return await self._counted(request, kind if kind in self._kinds else "other", respond)
+
+    async def rembg(self, request: Request) -> Response:
+        async def respond(body: _Body) -> Response:
+            if request.method == "GET":
+                raise Refusal("url", "url: nothing is fetched; send the file itself by POST, in the field file")
+            image, media_type = await self._make(request, partial(self._read_task, request, body, parse_rembg))
+            return Response(image, media_type=media_type)
+
+        return await self._counted(request, "rembg", respond)
+
+    async def removebg(self, request: Request) -> Response:
+        async def respond(body: _Body) -> Response:
+            image, media_type = await self._make(request, partial(self._read_task, request, body, parse_removebg))
+            return success(image, media_type, request.headers.get("accept", ""))
+
+        return await self._counted(request, "removebg", respond)
+
+    async def _read_task(
+        self, request: Request, body: _Body, parse: Callable[[dict[str, str | bytes]], Task], upload: Upload
+    ) -> Task:
+        """Reads the fields of a request's body and query, and returns what `parse` makes of them."""
+        fields = await read_fields(request, body, upload, self._uploads, self._limits.bytes)
+        task = await asyncio.to_thread(parse, {**request.query_params, **fields})
+        checked(task.data, self._limits.bytes)
+        return task
+
+    async def _counted(self, request: Request, kind: str, respond: Callable[[_Body], Awaitable[Response]]) -> Response:
+        """Authorises a request for an image, returns what `respond` makes of its body, and counts it in the metrics."""
+        start, status, body = time.monotonic(), 500, request.stream()
         try:
-            response = await self._image(request, body, kind)
+            self._authorise(request)
+            response = await respond(body)
             status = response.status_code
             self._metrics.seconds.labels(kind).observe(time.monotonic() - start)
             return response
@@ -131,11 +180,10 @@ class _Endpoints:
             status = 499  # as nginx counts requests whose client hung up
             return Response(status_code=status)
         finally:
-            self._metrics.requests.labels(kind if kind in self._kinds else "other", str(status)).inc()
+            self._metrics.requests.labels(kind, str(status)).inc()
 
-    async def _image(self, request: Request, body: AsyncGenerator[bytes, None], kind: str) -> Response:
-        self._authorise(request)
-        style = parse_style(kind, self._kinds, request.query_params)
+    async def _make(self, request: Request, receive: Callable[[Upload], Awaitable[Task]]) -> tuple[bytes, str]:
+        """Returns the image's file that a received task describes, and its media type, within the limits."""
         if len(self._uploads) >= self._limits.images:
             raise Refusal("busy", f"{len(self._uploads)} images are in progress", {"retry-after": "1"})
         upload = Upload()
@@ -143,9 +191,11 @@ class _Endpoints:
         future: Future[bytes] | None = None
         try:
             async with asyncio.timeout(self._limits.seconds):
-                read_file = read(request, body, upload, self._uploads, self._limits.bytes)
-                future = self._worker.submit(await read_file, style)
-                return Response(await _result(future, request), media_type=FORMATS[style.ending[1:]])
+                task = await receive(upload)
+                ending = task.style.ending
+                future = self._worker.submit(task)
+                del task  # the worker frees the upload
+                return await _result(future, request), MEDIA_TYPES[ending]
         except TimeoutError:
             reason = f"not ready within {self._limits.seconds:g} seconds"
             if future is None:
@@ -160,9 +210,10 @@ class _Endpoints:
 
     def _authorise(self, request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        token = given.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
-        if self._token is not None and not hmac.compare_digest(token, self._token):
-            reason = "needs the server's token: Authorization: Bearer …"
+        if scheme.lower() != "bearer":
+            given = request.headers.get("x-api-key", "")
+        if self._token is not None and not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
+            reason = "needs the server's token: Authorization: Bearer … or X-Api-Key: …"
             raise Refusal("token", reason, {"www-authenticate": "Bearer"})
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.prediction.rendering import Kind
-from purinet_jax.serve.parameters import FORMATS, PARAMETERS
+from purinet_jax.serve import rembg, removebg
+from purinet_jax.serve.parameters import CUTOUT_ONLY, FORMATS, MEDIA_TYPES, NOT_FOR_ATTENTION, PARAMETERS
 from purinet_jax.serve.refusals import ERRORS, Limits
 from purinet_jax.version import __version__
 
@@ -48,21 +49,46 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
         return {"summary": summary, "responses": {"200": {"description": summary, "content": {media_type: {}}}}}
 
     def post(kind: Kind) -> dict[str, Any]:
-        success = {"description": _KINDS[kind], "content": _content(file, *FORMATS.values())}
+        success = {
+            "description": _KINDS[kind],
+            "content": _content(file, *(MEDIA_TYPES[f".{name}"] for name in FORMATS)),
+        }
+        left_out = () if kind == "cutout" else CUTOUT_ONLY if kind != "attention" else CUTOUT_ONLY + NOT_FOR_ATTENTION
         parameters = [
             {"name": name, "in": "query", "description": description, "schema": schema}
             for name, (description, schema) in PARAMETERS.items()
-            if name != "background" or kind == "cutout"
+            if name not in left_out
         ]
         operation = {"summary": _KINDS[kind], "operationId": kind, "parameters": parameters, "requestBody": body}
         return {**operation, "responses": {"200": success, **errors}, **secured}
 
+    def form_post(summary: str, fields: dict[str, str], required: list[str], *media_types: str) -> dict[str, Any]:
+        properties = {
+            name: {**(upload if name == "file" or name.endswith("_file") else {"type": "string"}), "description": text}
+            for name, text in fields.items()
+        }
+        form = {"type": "object", "properties": properties, "required": required}
+        success = {"description": "The cut-out.", "content": _content(file, *MEDIA_TYPES.values())}
+        request = {"required": True, "content": _content(form, *media_types)}
+        return {"summary": summary, "requestBody": request, "responses": {"200": success, **errors}, **secured}
+
+    multipart = "multipart/form-data"
+    others = (multipart, "application/x-www-form-urlencoded", "application/json")
     description = "Takes an image and returns its map, mask or cut-out, of its size and in sRGB. Nothing is stored."
     return {
         "openapi": "3.1.0",
         "info": {"title": "PurNet: salient object detection", "version": __version__, "description": description},
         "paths": {
             **{f"/v1/{kind}": {"post": post(kind)} for kind in kinds},
+            "/api/remove": {
+                "post": form_post("rembg's interface.", rembg.FIELDS, ["file"], multipart),
+                "get": {"summary": "Refused: nothing is fetched.", "responses": {"400": errors["400"]}},
+            },
+            "/v1.0/removebg": {
+                "post": form_post(
+                    "remove.bg's interface. Errors are as that service writes them.", removebg.FIELDS, [], *others
+                )
+            },
             "/v1": {"get": get("The kinds, formats and limits.", "application/json")},
             "/health": {"get": get("Whether the server works (otherwise 503).", "application/json")},
             "/metrics": {"get": get("Metrics for Prometheus.", "text/plain") | secured},

@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from purinet_jax.prediction.rendering import Kind, Style, read_colour
+from purinet_jax.errors import InputError
+from purinet_jax.prediction.rendering import Kind, Style, read_blur, read_colour, read_share
 from purinet_jax.serve.refusals import Refusal
 
-FORMATS = {"png": "image/png", "webp": "image/webp"}
-"""Format of a response → its media type; the first is the default."""
+FORMATS = ("png", "webp")
+"""The formats of responses; the first is the default."""
+
+MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+"""Ending of an image file → its media type. JPEG is for remove.bg's interface only."""
 
 PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     "threshold": (
@@ -16,11 +20,34 @@ PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "format": ("Format of the response. WebP loses a little of colours.", {"enum": [*FORMATS], "default": "png"}),
     "background": (
-        "Colour behind a cut-out, as CSS writes it: white, #80ff00, or with alpha, #80ff0080.",
+        "Behind a cut-out: a colour as CSS writes it (white, #80ff00, or with alpha, #80ff0080), or the image's own "
+        "background blurred (blur, or blur:3% of the longer side; default 2%).",
         {"type": "string"},
     ),
+    "min_area": ("Specks that cover less of the image are removed: 0.1% or 0.001.", {"type": "string", "default": "0"}),
+    "keep_largest": ("Whether only the largest part is kept.", {"type": "boolean", "default": False}),
+    "fill_holes": ("Whether holes in the object are filled.", {"type": "boolean", "default": False}),
+    "matting": ("Whether cut-outs have hair and fur; takes longer.", {"type": "boolean", "default": False}),
 }
-"""Parameter → description and JSON schema. `background` is for cut-outs only."""
+"""Parameter → description and JSON schema."""
+
+CUTOUT_ONLY = ("background", "matting")
+"""Parameters for cut-outs only."""
+
+NOT_FOR_ATTENTION = ("min_area", "keep_largest", "fill_holes")
+"""Parameters for all kinds but attention panels."""
+
+_FLAGS = {
+    **dict.fromkeys(("true", "1", "on", "yes", "t", "y"), True),
+    **dict.fromkeys(("false", "0", "off", "no", "f", "n"), False),
+}
+
+
+def read_flag(name: str, text: str) -> bool:
+    """Returns whether a parameter is true. Raises Refusal if it is neither true nor false."""
+    if (flag := _FLAGS.get(text.lower())) is None:
+        raise Refusal("parameter", f"{name}: must be true or false")
+    return flag
 
 
 def parse_style(name: str, kinds: Sequence[Kind], query: Mapping[str, str]) -> Style:
@@ -30,20 +57,21 @@ def parse_style(name: str, kinds: Sequence[Kind], query: Mapping[str, str]) -> S
         raise Refusal("unknown_kind", f"no such kind; there are {', '.join(kinds)}")
     if not set(query) <= set(PARAMETERS):
         raise Refusal("parameter", f"unknown parameter; there are {', '.join(PARAMETERS)}")
-    try:
-        threshold = float(query.get("threshold", Style.threshold))
-    except ValueError:
-        threshold = 0.0
-    if not 0 < threshold < 1:
-        raise Refusal("parameter", "threshold: must be a number between 0 and 1")
-    background = None
-    if "background" in query:
-        if kind != "cutout":
-            raise Refusal("parameter", f"background: is for cutout, not {kind}")
-        background = read_colour(query["background"])  # never `read_background`, which opens files
-        if background is None:
-            raise Refusal("parameter", "background: must be a colour as CSS writes it, such as white or #80ff00")
     extension = query.get("format", "png")
     if extension not in FORMATS:
         raise Refusal("parameter", f"format: must be {' or '.join(FORMATS)}")
-    return Style(kind, threshold, background, ending=f".{extension}")
+    try:
+        threshold = float(query.get("threshold", Style.threshold))
+    except ValueError:
+        raise Refusal("parameter", "threshold: must be a number between 0 and 1") from None
+    flags = {name: read_flag(name, query[name]) for name in ("keep_largest", "fill_holes", "matting") if name in query}
+    try:
+        background = None
+        if "background" in query:  # never by `read_background`, which opens files
+            background = read_blur(query["background"]) or read_colour(query["background"])
+            if background is None:
+                raise InputError("background: must be blur or a colour as CSS writes it, such as white or #80ff00")
+        min_area = read_share(query.get("min_area", "0"))
+        return Style(kind, threshold, background, ending=f".{extension}", min_area=min_area, **flags)
+    except InputError as error:
+        raise Refusal("parameter", str(error)) from None

@@ -10,7 +10,7 @@ MAX_HEAD_BYTES = 16 << 10
 """Limit of a request's path and headers together, bytes."""
 
 ERRORS = {
-    400: ("parameter", "form"),
+    400: ("parameter", "form", "url", "no_object"),
     401: ("token",),
     403: ("cross_site",),
     404: ("not_found", "unknown_kind"),

@@ -22,6 +22,15 @@ if TYPE_CHECKING:  # it imports JAX, which tests with another network do not nee
     from purinet_jax.prediction.predictor import Predictor
 
 
+@dataclass(frozen=True)
+class Task:
+    """An image's file and what to make of it; `finish`, if given, is applied to the rendering before it is encoded."""
+
+    data: bytes
+    style: Style
+    finish: Callable[[np.ndarray], np.ndarray] | None = None
+
+
 @dataclass
 class _Inference:
     square: np.ndarray  # uint8 [size, size, 3]
@@ -65,16 +74,16 @@ class Worker:
         """Whether the network's thread runs."""
         return self._network.is_alive()
 
-    def submit(self, data: bytes, style: Style) -> Future[bytes]:
-        """Returns the future of the file that `style` describes of an image's file.
+    def submit(self, task: Task) -> Future[bytes]:
+        """Returns the future of the file that a task describes.
 
         Its bytes are those that `purinet predict` writes if the batch size is 1; in larger batches floats are rounded
         differently, and a grey level may differ by one. It may raise InputError: the file is not an image, or damaged;
-        TooManyPixels: it has more than `pixels`, or than the format holds.
+        TooManyPixels: it has more than `pixels`, or than the format holds; and what `finish` raises.
         """
-        waiting = [data]
+        waiting = [task]
         # A cancelled task stays in the pool's queue until its turn, but its upload must not.
-        future = self._pool.submit(self._make, waiting, style)
+        future = self._pool.submit(self._make, waiting)
         future.add_done_callback(lambda _: waiting.clear())
         return future
 
@@ -84,8 +93,10 @@ class Worker:
         self._queue.put(None)
         self._network.join()
 
-    def _make(self, waiting: list[bytes], style: Style) -> bytes:
-        data = waiting.pop()
+    def _make(self, waiting: list[Task]) -> bytes:
+        task = waiting.pop()
+        data, style, finish = task.data, task.style, task.finish
+        del task
         pixels = count_pixels(data)
         if pixels > self.pixels:
             raise TooManyPixels(f"image: has {pixels:,} pixels, more than {self.pixels:,}")
@@ -97,6 +108,8 @@ class Worker:
             self._queue.put(inference)
             prediction = inference.prediction.result()
             rendered = render(style, prediction, inference.square, image.shape, image, alpha)
+            if finish is not None:
+                rendered = finish(rendered)
             return encode(rendered, style.ending, style.ending[1:], metadata)
 
     def _run_network(self) -> None:
