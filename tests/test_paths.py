@@ -155,6 +155,16 @@ def test_other_images_are_predicted(folder: Path, tmp_path: Path, capsys: pytest
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.jpg", "/**/*.png"])
+def test_a_closed_folder_of_images_is_not_called_empty(
+    pattern: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = folder / "closed"
+    with permissions_respected():
+        assert main(["predict", f"{closed}{pattern}", "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"purinet: {closed}: cannot be read: Permission denied\n"
+
+
 def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe: cannot be written: not a regular file"):

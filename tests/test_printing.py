@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 COMMAND = [sys.executable, "-m", "purinet_jax.commands.main"]
 
 
@@ -12,6 +15,17 @@ def test_a_reader_that_has_ended_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run([*COMMAND, "--version"], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
+
+
+def test_a_reader_of_an_image_that_has_ended_is_no_error(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "photo.png")
+    command = [*COMMAND, "predict", "-", "-o", "-", "--checkpoint", "lite", "--quiet"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(tmp_path / "photo.png", "rb") as photo:
+        ended = subprocess.run(command, stdin=photo, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, b"")
 

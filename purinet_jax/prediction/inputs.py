@@ -117,7 +117,13 @@ def _search(folder: str, output: str | None, videos: bool, refuse: Refuse) -> di
     left_out = set() if output is None else {identity(output)} - {identity(folder)}
     passed_over: Counter[str] = Counter()
     found: list[tuple[str, str]] = []
-    for below, entries in _walk(folder, left_out, refuse):
+    unread: list[str] = []
+
+    def refuse_and_note(path: str, error: InputError) -> None:
+        unread.append(path)
+        refuse(path, error)
+
+    for below, entries in _walk(folder, left_out, refuse_and_note):
         names: list[str] = []
         for entry in entries:
             if (ending := ending_of(entry.name)) in endings and _may_be_file(entry):
@@ -128,7 +134,7 @@ def _search(folder: str, output: str | None, videos: bool, refuse: Refuse) -> di
         passed_over[_OWN_RESULT] += len(results)
         found += ((below, name) for name in names if name not in results)
     _say_passed_over(folder, passed_over)
-    if not found:
+    if not found and not unread:
         hint = "only what an earlier run wrote" if passed_over[_OWN_RESULT] else ", ".join(EXTENSIONS)
         raise InputError(f"{folder}: holds no images ({hint})")
     found.sort(key=lambda file: (*file[0].split(os.sep), file[1]) if file[0] else (file[1],))
@@ -199,7 +205,7 @@ def _match(text: str, output: str | None) -> dict[str, Found]:
     parts = Path(text).parts
     base = Path()
     for part in parts[:-1]:
-        if glob.has_magic(part) and not (base / part).is_dir():
+        if glob.has_magic(part) and not os.path.isdir(base / part):
             break
         base /= part
     pattern = parts[len(base.parts) :]
@@ -207,7 +213,7 @@ def _match(text: str, output: str | None) -> dict[str, Found]:
     if not matches:
         matches = set(_expand(str(base), [part.replace("[", "[[]") for part in pattern]))
     files = [
-        file for file in sorted(map(Path, matches)) if ending_of(file) in INPUT_ENDINGS and (base / file).is_file()
+        file for file in sorted(map(Path, matches)) if ending_of(file) in INPUT_ENDINGS and os.path.isfile(base / file)
     ]
     written = cache(_results_in)
     real = cache(os.path.realpath)
@@ -223,6 +229,10 @@ def _match(text: str, output: str | None) -> dict[str, Found]:
             below = str(file.parent)
             found[str(base / file)] = Found("" if below == "." else below)
     if not found:
+        try:
+            os.scandir(base).close()
+        except PermissionError as error:  # which glob passes over
+            raise InputError(f"{base}: cannot be read: {reason(error)}") from error
         hint = "only what an earlier run wrote" if files else ", ".join(EXTENSIONS)
         raise InputError(f"{text}: matches no images ({hint})")
     return found
