@@ -1,4 +1,6 @@
-"""Masks, cut-outs without a halo, composites and overlays."""
+"""Masks, cut-outs without a halo, composites, blurred backgrounds and overlays."""
+
+import statistics
 
 import cv2
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from PIL import Image
 
 from purinet_jax.prediction import cutouts
-from purinet_jax.prediction.cutouts import NEUTRAL, binary_mask, composite, cutout, overlay, visible
+from purinet_jax.prediction.cutouts import NEUTRAL, binary_mask, composite, cutout, on_blur, overlay, visible
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (30, 40, 3), dtype=np.uint8)
@@ -101,6 +103,38 @@ def test_composites_on_transparent_backgrounds() -> None:
     found = composite(rgba, background)
     np.testing.assert_allclose(found[..., 3], np.asarray(over)[..., 3], atol=1)
     np.testing.assert_allclose(found[..., :3], np.asarray(over)[..., :3], atol=2)
+
+
+@pytest.mark.parametrize("size", [(60, 90), (600, 900)])
+def test_a_blurred_background_has_no_light_of_the_object(size: tuple[int, int]) -> None:
+    """A white disc with a soft edge on a black and green background."""
+    rows, columns = (np.mgrid[: size[0], : size[1]] + 0.5) / size[1]
+    disc = np.hypot(rows - 1 / 3, columns - 1 / 2)
+    share = np.clip((0.15 - disc) / 0.02 + 0.5, 0, 1)[..., None]
+    back = np.where(columns[..., None] < 0.5, 0, (0, 200, 0))
+    image = np.rint(share * 255 + (1 - share) * back).astype(np.uint8)
+    rgba = np.dstack([np.where(share > 0, 255, 0).repeat(3, 2), np.rint(share * 255)]).astype(np.uint8)
+    found = on_blur(rgba, image, None, 0.03)
+    outside = disc > 0.165
+    assert found[outside][:, [0, 2]].max() <= 2
+    # The step from black to green is that of a normal distribution, of 3 % of the longer side.
+    steps = found[2, :, 1] / 200
+    expected = np.vectorize(statistics.NormalDist(0.5, 0.03).cdf)(columns[0])
+    np.testing.assert_allclose(steps, expected, atol=0.03)
+    np.testing.assert_array_equal(found[disc < 0.13], 255)
+
+
+def test_a_blur_respects_alpha_and_extends_to_the_middle_of_the_object() -> None:
+    hidden = np.zeros((40, 60), bool)
+    hidden[:, 30:] = True
+    image = np.where(hidden[..., None], (255, 0, 0), (0, 0, 80)).astype(np.uint8)
+    own = np.where(hidden, 0, 255).astype(np.uint8)
+    nothing = np.zeros((40, 60, 4), np.uint8)
+    found = on_blur(nothing, image, own, 0.02)
+    np.testing.assert_allclose(found, np.broadcast_to((0, 0, 80), found.shape), atol=1)
+    everything = np.dstack([image, np.full((40, 60), 255, np.uint8)])
+    np.testing.assert_array_equal(on_blur(everything, image, None, 0.5), image)
+    np.testing.assert_allclose(on_blur(nothing[:1, :1], image[:1, :1], None, 0.01)[0, 0], (0, 0, 80), atol=1)
 
 
 def test_colours_under_alpha_are_not_visible() -> None:
