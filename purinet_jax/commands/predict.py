@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from purinet_jax.commands.arguments import add_checkpoint, add_network_arguments, say_devices, share
 from purinet_jax.errors import InputError
+from purinet_jax.files import check_output_folder
 from purinet_jax.progress import progress_bar
 
 if TYPE_CHECKING:
     from purinet_jax.prediction.rendering import Style
+
+logger = logging.getLogger(__name__)
 
 SUMMARY = "Find the salient objects in images and videos."
 EXAMPLES = """examples:
@@ -23,6 +26,7 @@ EXAMPLES = """examples:
   purinet predict photo.jpg --output-kind cutout --keep largest --background white -o product.jpg
   purinet predict photos/ 'more/**/*.jpg' -o maps                 # maps/<path below photos or more>/<stem>.png
   purinet predict clip.mp4 --output-kind overlay                  # clip_overlay.mp4
+  purinet predict inbox/ -o outbox --output-kind cutout --watch   # also photos that are added later, until Ctrl-C
   curl -s https://example.org/photo.jpg | purinet predict - --output-kind mask > mask.png
   purinet predict s3://bucket/photos --ray 10.0.0.1:6379 -o s3://bucket/maps.parquet   # on a Ray cluster; docs/ray.md
   purinet predict DUTS-TE-Image/ --checkpoint stage3.pth --no-refine -o maps --batch 8   # exactly the authors' maps
@@ -82,6 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print a line of JSON per image: input and output, or error"
     )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on with files that are added to the folders, until Ctrl-C; outputs that exist are kept unless "
+        "--overwrite is given",
+    )
     add_checkpoint(parser)
     parser.add_argument(
         "--ray",
@@ -111,9 +121,13 @@ def run(arguments: argparse.Namespace) -> int:
         matting=arguments.matting,
     )
     if arguments.ray is not None:
+        if arguments.watch:
+            raise InputError("--watch: not with --ray")
         return _run_on_ray(arguments, style)
     if arguments.quiet:
         logging.getLogger("purinet_jax").setLevel(logging.WARNING)
+    if arguments.watch:
+        return _watch(arguments, style, ending)
     refused: dict[str, str] = {}
     jobs = plan(
         arguments.images,
@@ -154,6 +168,45 @@ def run(arguments: argparse.Namespace) -> int:
             where = f"next to the images, as <name>_{kind}{Path(written[0]).suffix}"
         print(written[0] if len(written) == 1 else f"{len(written):,} files {where}")
     return 2 if errors else 0
+
+
+def _watch(arguments: argparse.Namespace, style: "Style", ending: str | None) -> int:
+    """`run` on folders that are watched; ended by a signal."""
+    from purinet_jax.prediction.files import ENDINGS
+    from purinet_jax.prediction.watch import watch
+
+    for folder in arguments.images:
+        if not Path(folder).is_dir():
+            raise InputError(f"--watch: {folder} is not a folder")
+    output = arguments.output
+    if output is not None and not Path(output).is_dir() and (output == "-" or Path(output).suffix in ENDINGS.values()):
+        raise InputError(f"--watch: {output} is not a folder")
+    if output is not None:
+        check_output_folder(output)
+    from purinet_jax.devices import describe_devices
+    from purinet_jax.prediction.predictor import load
+
+    say_devices(describe_devices(arguments.require), arguments.quiet)
+    results = watch(
+        load(arguments.checkpoint, arguments.size),
+        arguments.images,
+        output,
+        style,
+        ending=ending,
+        existing="overwrite" if arguments.overwrite else "skip",
+        batch_size=arguments.batch,
+    )
+    if not arguments.quiet:
+        logger.info("watching %s (Ctrl-C ends)", ", ".join(arguments.images))
+    json_lines = sys.stdout if arguments.json else None
+    with closing(results):
+        for result in results:
+            line = (str(result.job.source), str(result.job.output), result.error)
+            written, errors = _report([line], 1, json_lines, progress=False)
+            _print_errors(errors)
+            if written and json_lines is None and not arguments.quiet:
+                print(written[0], flush=True)
+    return 0
 
 
 def _run_on_ray(arguments: argparse.Namespace, style: "Style") -> int:
