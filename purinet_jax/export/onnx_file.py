@@ -110,9 +110,10 @@ def _adapt_to_rembg(graph: GraphProto, mean: Sequence[float], std: Sequence[floa
 
 
 def rembg_command(file: str) -> str:
-    """The command by which rembg cuts an image out with an exported model in `file`, and a line break."""
+    """The lines of a shell that cut an image out by rembg with an exported model in `file`."""
     extras = shlex.quote(json.dumps({"model_path": file}))
-    return f"rembg i -m u2net_custom -x {extras} photo.jpg cutout.png\n"
+    command = f"rembg i -m u2net_custom -x {extras} photo.jpg cutout.png"
+    return f"# rembg reads models below ~/.u2net or $U2NET_HOME only\n{command}\n"
 
 
 def onnx_program(file: str, predictor: Predictor) -> str:
