@@ -4,6 +4,9 @@ A trimap is made of the map. In its unknown band, alpha is as linear a function 
 window (Levin et al.: closed-form matting, TPAMI 2008), by conjugate gradients. The matrix is never built: its product
 with alpha is alpha less its guided filter, times the windows' pixels (He, Sun, Tang: fast matting using large kernel
 matting Laplacian matrices, CVPR 2010).
+
+Alpha and map are kept near each other, most of all when both are blurred: the network sees no single hair, but it does
+see what is wider, such as a part of the background in the object's colours.
 """
 
 import math
@@ -19,17 +22,19 @@ _LOW, _HIGH = 0.02, 0.95
 # In 320ths of the longer side: by how much the object shrinks; how far the band reaches outside a sharp edge of the
 # map, and outside a soft one, where there may be hair that the map does not show; how wide a soft one is, at least.
 _INSIDE, _OUTSIDE, _HAIR, _SOFT = 4, 5, 18, 4
-# The weight of the map against the colours, near soft and near sharp edges of the map.
-_PRIOR, _SHARP_PRIOR = 1e-3, 0.1
+# The weights of the map against the colours, near soft and near sharp edges of the map.
+_PRIOR, _SHARP_PRIOR = 3e-4, 0.1
+# The weight of the blurred map, and the radius of that blur in 320ths of the longer side.
+_BLURRED_PRIOR, _BLUR = 0.3, 5
 # Windows are 2 · _RADIUS + 1 pixels wide; the epsilon is added to the variance of colours in [0, 1].
-_RADIUS, _EPSILON = 4, 1e-6
+_RADIUS, _EPSILON = 4, 1e-5
 # Conjugate gradients end after so many iterations, or when the residual is so small a part of the first one.
 _ITERATIONS, _TOLERANCE = 40, 1e-2
 # Alpha is computed with at most so many pixels, and upsampled by a guided filter of this radius and epsilon.
 _PIXELS = 1 << 19
 _UPSAMPLING = 2, 1e-4
 # Alpha that is nearer to 0 and 1 than this becomes 0 and 1.
-_MARGIN = 0.03
+_MARGIN = 0.06
 
 
 def matte(image: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +106,7 @@ def _levels(alpha: np.ndarray) -> np.ndarray:
 
 
 def _solve(image: np.ndarray, values: np.ndarray, band: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Returns float32 alpha that minimises the distance of its windows from linear functions of the image's colours.
+    """Returns alpha, float32 [height, width], whose windows are near linear functions of the image's colours.
 
     Args:
       image: uint8 [height, width, 3].
@@ -116,13 +121,21 @@ def _solve(image: np.ndarray, values: np.ndarray, band: np.ndarray, weight: np.n
     box = np.s_[max(top - margin, 0) : top + height + margin, max(left - margin, 0) : left + width + margin]
     guided = GuidedFilter(np.ascontiguousarray(image[box]), _RADIUS, _EPSILON)
     unknown = band[box].astype(np.float32)
-    prior = weight[box] * np.float32((2 * _RADIUS + 1) ** 2)
+    pixels = (2 * _RADIUS + 1) ** 2
+    prior, blurred_prior = weight[box] * np.float32(pixels), np.float32(_BLURRED_PRIOR * pixels)
+    window = 2 * round(_BLUR * max(band.shape) / 320) + 1
+
+    def blur(alpha: np.ndarray) -> np.ndarray:
+        return cv2.blur(alpha, (window, window), borderType=cv2.BORDER_CONSTANT)
+
+    def to_map(alpha: np.ndarray) -> np.ndarray:
+        return prior * alpha + blurred_prior * blur(blur(alpha))
 
     def product(alpha: np.ndarray) -> np.ndarray:
-        return unknown * (guided.pixels * (alpha - guided(alpha)) + prior * alpha)
+        return unknown * (guided.pixels * (alpha - guided(alpha)) + to_map(alpha))
 
     alpha = values[box].astype(np.float32)
-    residual = unknown * prior * alpha - product(alpha)
+    residual = unknown * to_map(alpha) - product(alpha)
     direction = residual
     power = first = float(np.vdot(residual, residual))
     for _ in range(_ITERATIONS):
