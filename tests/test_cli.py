@@ -250,8 +250,24 @@ def test_predict_refuses_before_it_writes(
     assert_refused(capsys, [*predict, "--background", "white"], "background: is for cutout, not map")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--background", "no"], "no: neither an image's file")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--format", "jpg"], "--background")
+    for words, message in {
+        "--min-area few": "few: neither a percentage nor a number",
+        "--min-area 100%": "min_area: must be at least 0 and below 1 (100%), not 1.0",
+        "--min-area=-1%": "min_area: must be at least 0 and below 1 (100%), not -0.01",
+        "--fill-holes --output-kind attention": "fill_holes: is not for attention",
+        "--keep largest --output-kind attention": "keep_largest: is not for attention",
+        "--matting --output-kind mask": "matting: is for cutout, not mask",
+        "--background blur:0% --output-kind cutout": "blur: its strength must be between 0 and 1 (100%), not 0.0",
+        "--background blur:x --output-kind cutout": "x: neither a percentage nor a number",
+    }.items():
+        assert_refused(capsys, [*predict, *words.split()], message)
     assert_refused(capsys, [*predict[:1], "http://host/a.jpg", *predict[2:]], "http://host/a.jpg: is an address")
-    for wrong in (["--threshold", "1.5"], ["--overwrite", "--skip-existing"], ["--output-kind", "gif"]):
+    for wrong in (
+        ["--threshold", "1.5"],
+        ["--overwrite", "--skip-existing"],
+        ["--output-kind", "gif"],
+        ["--keep", "2"],
+    ):
         with pytest.raises(SystemExit) as exit_:
             main([*predict, *wrong])
         assert exit_.value.code == 2

@@ -547,6 +547,31 @@ def test_backgrounds(tmp_path: Path) -> None:
         read_background("nothing")
 
 
+@pytest.mark.parametrize("kind", ["map", "mask", "cutout", "overlay"])
+def test_specks_are_removed_from_every_kind(tmp_path: Path, kind: Kind) -> None:
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[10:50, 10:40] = 255
+    clean = write(tmp_path / "clean.png", image)
+    image[2:4, 70:73] = 255
+    speckled = write(tmp_path / "speckled.png", image)
+    for options in ({"keep_largest": True}, {"min_area": 0.01}):
+        style = Style(kind, refine=False, **options)  # type: ignore[arg-type]
+        network: Any = Brightness()
+        network.size = 80
+        for source in (clean, speckled):
+            (result,) = predict_files(network, [Job(source, tmp_path / f"out_{source.name}")], style)
+            assert result.error is None
+        expected, found = read(tmp_path / "out_clean.png"), read(tmp_path / "out_speckled.png")
+        if kind in ("map", "mask"):
+            np.testing.assert_array_equal(found, expected)
+        elif kind == "cutout":
+            np.testing.assert_array_equal(found[..., 3], expected[..., 3])
+        else:
+            assert (found[2:4, 70:73] == found[2, 70, 0]).all()  # not tinted
+        for path in tmp_path.glob("out_*"):
+            path.unlink()
+
+
 def test_one_batch_shape_for_all_files(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{index}.png", RGB[: 5 + index]) for index in range(5)]
     network: Any = Brightness()
