@@ -16,7 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from purinet_jax.prediction.files import plan, predict_files
-from purinet_jax.prediction.rendering import Kind, Style
+from purinet_jax.prediction.rendering import Blur, Kind, Style
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")
@@ -150,6 +150,66 @@ def test_backgrounds_are_shown_and_downloaded(page: Page, photos: list[Path], tm
     assert data == predicted(photos[0], "cutout", tmp_path, background=(0, 128, 255))
 
 
+def test_blur_matting_and_specks_change_the_result(page: Page, photos: list[Path], tmp_path: Path) -> None:
+    page.locator("#files").set_input_files(photos[:1])
+    status = page.get_by_role("status")
+    expect(status).to_have_text("1 photo, cut-out ready.")
+    style: dict[str, Any] = {"background": Blur(), "matting": True, "min_area": 0.005}
+    for role, label, change in (
+        ("radio", "Blur", ["background"]),
+        ("checkbox", "Hair and fur", ["background", "matting"]),
+        ("checkbox", "No specks", list(style)),
+    ):
+        with page.expect_response("**/v1/cutout**"):
+            page.get_by_role(role, name=label).set_checked(True, force=True)  # type: ignore[arg-type]
+        expect(status).to_have_text("1 photo, cut-out ready.")
+        _, data = saved(page, page.get_by_role("button", name="Download wide.png").click)
+        assert data == predicted(photos[0], "cutout", tmp_path, **{name: style[name] for name in change})
+    expect(page.locator(".stage")).to_have_class("stage split-on")
+    page.get_by_role("radio", name="Map").set_checked(True, force=True)
+    expect(status).to_have_text("1 photo, map ready.")
+    expect(page.get_by_role("checkbox", name="Hair and fur")).to_be_hidden()
+    _, data = saved(page, page.get_by_role("button", name="Download wide.png").click)
+    assert data == predicted(photos[0], "map", tmp_path, min_area=0.005)
+
+
+def test_a_dropped_address_is_explained(page: Page, photos: list[Path]) -> None:
+    drop = """(type) => {
+      const transfer = new DataTransfer();
+      transfer.setData(type, "https://example.org/photo.jpg");
+      document.body.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: transfer}));
+    }"""
+    page.evaluate(drop, "text/uri-list")
+    expect(page.get_by_role("alert")).to_contain_text("copy the photo there and paste it here")
+    insert(page, "drop", photos[:1])
+    expect(page.locator("#notice")).to_be_hidden()
+    page.evaluate(drop, "text/plain")
+    expect(page.get_by_role("alert")).to_have_text("No photo was dropped.")
+
+
+def test_the_file_chooser_offers_what_the_server_reads(page: Page, server: Served) -> None:
+    accepted = page.locator("#files").evaluate("input => input.accept").split(",")
+    assert set(server.get("/v1").json["inputs"]) <= set(accepted)
+    expect(page.locator("#limits")).to_contain_text("JPEG, PNG, WebP")
+
+
+@pytest.mark.slow
+def test_a_large_photo_is_cut_out_on_a_small_screen(page: Page, tmp_path: Path) -> None:
+    pixels = np.zeros((4000, 6000, 3), np.uint8)
+    pixels[1000:3000, 1500:4500] = (250, 120, 40)
+    file = tmp_path / "large.jpg"
+    Image.fromarray(pixels).save(file, quality=90)
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.locator("#files").set_input_files(file)
+    expect(page.get_by_role("status")).to_have_text("1 photo, cut-out ready.", timeout=60_000)
+    expect(page.get_by_text("6000 × 4000 pixels")).to_be_visible()
+    expect(page.locator(".after")).to_have_js_property("naturalWidth", 6000, timeout=60_000)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    _, data = saved(page, page.get_by_role("button", name="Download large.jpg").click)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (6000, 4000)
+
+
 def test_sliders_compare_and_set_the_threshold(page: Page, photos: list[Path], tmp_path: Path) -> None:
     page.locator("#files").set_input_files(photos[:1])
     expect(page.get_by_role("status")).to_have_text("1 photo, cut-out ready.")
@@ -235,6 +295,7 @@ def test_the_page_works_by_keyboard(page: Page, photos: list[Path], tmp_path: Pa
             break
     assert stops == [
         "Cut-out",
+        "No specks",
         "Threshold",
         "Download all (zip)",
         "Remove all",

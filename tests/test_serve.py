@@ -1,5 +1,6 @@
 """The server: its images are those of `purinet predict`, its limits hold, and it shuts down cleanly."""
 
+import importlib.util
 import io
 import itertools
 import re
@@ -256,6 +257,8 @@ def test_page_and_descriptions(server: Served) -> None:
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     about = server.get("/v1").json
     assert about["kinds"] == list(KINDS)
+    assert {".jpg", ".png", ".gif", ".webp"} <= set(about["inputs"])
+    assert (".heic" in about["inputs"]) == (importlib.util.find_spec("pillow_heif") is not None)
     assert about["limits"] == {"bytes": 100_000, "pixels": PIXELS, "images": 4, "seconds": 20}
     text = server.get("/openapi.json").json
     assert text["openapi"] == "3.1.0"

@@ -26,7 +26,7 @@ from purinet_jax.prediction.rendering import KINDS
 from purinet_jax.serve.guard import Guard
 from purinet_jax.serve.metrics import Metrics
 from purinet_jax.serve.openapi import describe
-from purinet_jax.serve.parameters import FORMATS, MEDIA_TYPES, parse_style
+from purinet_jax.serve.parameters import FORMATS, MEDIA_TYPES, parse_style, readable_endings
 from purinet_jax.serve.refusals import Limits, Refusal
 from purinet_jax.serve.rembg import parse_rembg
 from purinet_jax.serve.removebg import failure, parse_removebg, success
@@ -120,8 +120,9 @@ class _Endpoints:
 
     async def about(self, _: Request) -> Response:
         limits = {**vars(self._limits), "pixels": self._worker.pixels}
-        about = {"version": __version__, "kinds": self._kinds, "formats": [*FORMATS], "size": self._worker.size}
-        return JSONResponse({**about, "token": self._token is not None, "limits": limits})
+        about = {"version": __version__, "kinds": self._kinds, "formats": FORMATS, "inputs": readable_endings()}
+        size, token = self._worker.size, self._token is not None
+        return JSONResponse({**about, "size": size, "token": token, "limits": limits})
 
     async def image(self, request: Request) -> Response:
         kind = request.path_params["kind"]

@@ -1,8 +1,12 @@
 """The query parameters of a request for an image: their description and how they are parsed."""
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import features
+
+from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.rendering import Kind, Style, read_blur, read_colour, read_share
 from purinet_jax.serve.refusals import Refusal
@@ -41,6 +45,14 @@ _FLAGS = {
     **dict.fromkeys(("true", "1", "on", "yes", "t", "y"), True),
     **dict.fromkeys(("false", "0", "off", "no", "f", "n"), False),
 }
+
+
+def readable_endings() -> list[str]:
+    """Returns the endings of the image files that are read with the libraries that are installed."""
+    missing = {".heic", ".heif"} if importlib.util.find_spec("pillow_heif") is None else set()
+    for feature, endings in (("avif", (".avif",)), ("jpg_2000", (".j2k", ".jp2"))):
+        missing.update(() if features.check(feature) else endings)
+    return [ending for ending in EXTENSIONS if ending not in missing]
 
 
 def read_flag(name: str, text: str) -> bool:

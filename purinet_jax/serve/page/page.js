@@ -5,6 +5,7 @@ import { zip } from "./zip.js";
 const CONCURRENT = 3; // requests
 const ATTEMPTS = 6; // if the server is busy
 const PREVIEW = 640; // longest side of the preview of a threshold, pixels
+const SPECKS = 0.005; // share of a photo
 const SOFTNESS = 0.35; // of a cut-out's edge, as in purinet_jax/prediction/cutouts.py
 
 const find = (id) => document.getElementById(id);
@@ -27,9 +28,14 @@ function background() {
   return kind() !== "cutout" ? "" : chosen === "custom" ? find("colour").value : chosen;
 }
 
-/** The path of the request for the shown result; a background is shown behind it by CSS. */
+/** The path of the request for the shown result; a colour is shown behind it by CSS. */
 function path() {
-  return kind() === "cutout" || kind() === "mask" ? `${kind()}?threshold=${threshold()}` : kind();
+  const query = new URLSearchParams();
+  if (kind() === "cutout" || kind() === "mask") query.set("threshold", threshold());
+  if (background() === "blur") query.set("background", "blur");
+  if (kind() === "cutout" && find("matting").checked) query.set("matting", "true");
+  if (kind() !== "attention" && find("specks").checked) query.set("min_area", SPECKS);
+  return `${kind()}?${query}`.replace(/\?$/, "");
 }
 
 // ---- the server -----------------------------------------------------------------------------------------------------
@@ -185,7 +191,7 @@ class Card {
     this.part("spinner").hidden = !busy || !this.part("preview").hidden;
     const under = kind() === "cutout" && !!result;
     stage.classList.toggle("checks", under && !background());
-    stage.style.backgroundColor = under ? background() : "";
+    stage.style.backgroundColor = under && background() !== "blur" ? background() : "";
     this.showError(failed);
     this.part("retry").hidden = !failed || this.final;
     this.part("download").hidden = failed;
@@ -248,7 +254,7 @@ class Card {
   async output() {
     const stem = this.name.replace(/\.[^.]*$/, "") || this.name;
     const name = `${stem}_${kind()}.png`;
-    if (!background()) return { name, blob: this.result.blob };
+    if (!background() || background() === "blur") return { name, blob: this.result.blob };
     const requested = `${path()}&background=${encodeURIComponent(background())}`;
     return { name, blob: await predict(this.file, requested, new AbortController().signal) };
   }
@@ -272,6 +278,7 @@ function opacity(level) {
 // ---- all photos -----------------------------------------------------------------------------------------------------
 
 function add(files) {
+  find("notice").hidden = true;
   const added = [...files].map((file) => new Card(file));
   for (const card of added) {
     cards.add(card);
@@ -297,6 +304,8 @@ function update() {
   find("tools").hidden = !some;
   find("download-all").hidden = cards.size < 2;
   find("backgrounds").hidden = kind() !== "cutout";
+  find("edges").hidden = kind() === "attention";
+  find("matting-label").hidden = kind() !== "cutout";
   find("threshold-field").hidden = kind() !== "cutout" && kind() !== "mask";
   find("legend").hidden = !some || kind() !== "attention";
   find("threshold-value").textContent = threshold().toFixed(2);
@@ -378,8 +387,18 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   dragging = 0;
   root.classList.remove("dragging");
-  add(event.dataTransfer.files);
+  if (event.dataTransfer.files.length) add(event.dataTransfer.files);
+  else explain(event.dataTransfer.types);
 });
+
+/** Says why a drop has no files: of an image on another page, some browsers give the address only. */
+function explain(types) {
+  const notice = find("notice");
+  notice.textContent = types.includes("text/uri-list")
+    ? "Only the photo's address was dropped, and this page fetches nothing: copy the photo there and paste it here, or save it first."
+    : "No photo was dropped.";
+  notice.hidden = false;
+}
 
 function refresh() {
   update();
@@ -387,10 +406,11 @@ function refresh() {
 }
 
 for (const choice of document.querySelectorAll("input[name=kind]")) choice.addEventListener("change", refresh);
-for (const choice of document.querySelectorAll("input[name=background]")) choice.addEventListener("change", update);
+for (const choice of document.querySelectorAll("input[name=background]")) choice.addEventListener("change", refresh);
+for (const id of ["matting", "specks"]) find(id).addEventListener("change", refresh);
 find("colour").addEventListener("input", () => {
   document.querySelector("input[name=background][value=custom]").checked = true;
-  update();
+  refresh();
 });
 
 // The maps that previews are made of are requested when the slider gets the pointer or the focus.
@@ -421,8 +441,11 @@ find("remove-all").addEventListener("click", () => remove([...cards]));
 const about = await fetch("v1").then((response) => response.json(), () => null);
 if (about) {
   limits = about.limits;
+  const formats = ["JPEG", "PNG", "WebP", "AVIF", "HEIC", "GIF", "TIFF", "BMP"];
+  const read = formats.filter((format) => about.inputs.includes(`.${format.toLowerCase()}`));
+  find("files").accept += `,${about.inputs.join(",")}`;
   find("limits").textContent =
-    `JPEG, PNG, WebP, TIFF, BMP; up to ${megabytes(limits.bytes)} and ${Math.floor(limits.pixels / 1e6)} megapixels each`;
+    `${read.join(", ")}; up to ${megabytes(limits.bytes)} and ${Math.floor(limits.pixels / 1e6)} megapixels each`;
   for (const choice of document.querySelectorAll("input[name=kind]")) {
     choice.closest("label").hidden = !about.kinds.includes(choice.value);
   }
