@@ -7,6 +7,7 @@ the threshold is removed as far as no part that is kept is nearer; distances are
 import cv2
 import numpy as np
 
+from purinet_jax.prediction.cutouts import strips
 from purinet_jax.prediction.refine import upsampled_strips
 
 # The longer side of the image in which distances are measured, pixels.
@@ -63,7 +64,8 @@ def _mark(state: np.ndarray, labels: np.ndarray, kept: np.ndarray) -> None:
     """Sets `state` to `_KEPT` or `_REMOVED` where a label is not 0, by whether each label is kept."""
     table = np.where(kept, np.uint8(_KEPT), np.uint8(_REMOVED))
     table[0] = 0
-    np.take(table, labels, out=state, mode="clip")  # "raise" would copy
+    for rows in strips(*state.shape):  # because indexing converts the labels to 64 bits
+        state[rows] = table[labels[rows]]
 
 
 def _suppress(values: np.ndarray, state: np.ndarray, threshold: float, near: bool = False) -> None:

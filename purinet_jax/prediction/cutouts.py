@@ -34,7 +34,7 @@ def visible(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     if alpha is None:
         return image
     result = np.empty_like(image)
-    for rows in _strips(*alpha.shape):
+    for rows in strips(*alpha.shape):
         result[rows] = _blend(image[rows], np.array(NEUTRAL, np.float32), alpha[rows, :, None])
     return result
 
@@ -136,7 +136,7 @@ def composite(rgba: np.ndarray, background: tuple[int, ...] | np.ndarray) -> np.
         background = np.broadcast_to(np.array(background, np.float32), (height, width, len(background)))
     channels = background.shape[-1]
     result = np.empty((height, width, channels), np.uint8)
-    for rows in _strips(height, width):
+    for rows in strips(height, width):
         front, back = rgba[rows], background[rows]
         if channels == 3:
             result[rows] = _blend(front[..., :3], back, front[..., 3:])
@@ -209,12 +209,13 @@ def overlay(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     uint8 [height, width, 3]."""
     result = np.empty_like(image)
     tint = np.array(TINT, np.float32)
-    for rows in _strips(*saliency.shape):
+    for rows in strips(*saliency.shape):
         share = saliency[rows, :, None] * np.float32(1 / 255)
         result[rows] = image[rows] * (0.7 - 0.15 * share) + 0.45 * share * tint
     return result
 
 
-def _strips(height: int, width: int) -> Iterator[slice]:
+def strips(height: int, width: int) -> Iterator[slice]:
+    """Yields the rows of an image in strips from the top."""
     step = max(1, _STRIP // width)
     return (slice(start, start + step) for start in range(0, height, step))
