@@ -23,6 +23,7 @@ from purinet_jax.prediction.cutouts import (
     visible,
     with_alpha,
 )
+from purinet_jax.prediction.matting import matte
 from purinet_jax.prediction.refine import refined_strips, released_map
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 
@@ -200,8 +201,6 @@ def render(
     if alpha is not None:
         image = np.where(alpha[..., None] > 0, image, shown)  # so that hidden colours do not spread
     if style.matting:
-        from purinet_jax.prediction.matting import matte  # type: ignore[import-not-found,unused-ignore]
-
         colours, opacity = matte(image, saliency, style.threshold)
         rgba = with_alpha(colours, multiply(opacity, alpha))
     else:
