@@ -151,7 +151,7 @@ def test_every_type_of_image(small: Predictor, tmp_path: Path) -> None:
     assert saliency.max() <= 1
     assert saliency.std() > 0.01
     pillow = Image.fromarray(RGB)
-    for image in (str(path), RGB, jnp.asarray(RGB), pillow, pillow.convert("RGBA")):
+    for image in (str(path), path.read_bytes(), RGB, jnp.asarray(RGB), pillow, pillow.convert("RGBA")):
         np.testing.assert_array_equal(small.predict(image), saliency)
     grey = np.repeat(RGB[..., :1], 3, axis=2)
     for image in (grey[..., 0], jnp.asarray(grey[..., 0]), Image.fromarray(grey[..., 0])):
@@ -277,7 +277,7 @@ def test_another_size_is_another_map(small: Predictor) -> None:
         (RGB[None], r"not uint8 \[1, 40, 50, 3\]"),
         (RGB[..., :2], r"not uint8 \[40, 50, 2\]"),
         (RGB[:0], r"not uint8 \[0, 50, 3\]"),
-        (3, "a path, a Pillow image or an array, not int"),
+        (3, "a path, bytes, a Pillow image or an array, not int"),
         (Image.new("F", (4, 4)), "image: its pixels are floating-point"),
         ("nowhere.png", "nowhere.png: cannot be read"),
     ],
