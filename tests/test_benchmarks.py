@@ -167,6 +167,23 @@ def test_serving_is_measured_with_hostile_clients() -> None:
     assert 50 < result["server"]["memory_at_the_end_mib"] <= result["server"]["peak_memory_mib"]
 
 
+def test_matting_is_measured_against_guided_edges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = import_script("matting", "benchmarks")
+    for module in (machine, script):
+        monkeypatch.setattr(module, "in_process", lambda function, *arguments: function(*arguments))
+    photographs = write_synthetic(tmp_path, 2, (60, 80)) / "DUTS-TR-Image"
+    script.main(["--images", "1", "--width", "160", "--photographs", str(photographs), "--megapixels", "0.1"])
+    result = json.loads(capsys.readouterr().out)
+    for kind in script.KINDS:
+        assert set(result[kind]) == {"guided", "matting"}
+        assert all(error >= 0 for errors in result[kind].values() for error in errors.values())
+    assert [(row["method"], row["megapixels"]) for row in result["cost"]] == [("guided", 0.1), ("matting", 0.1)]
+    with pytest.raises(SystemExit, match="there are no photographs in it"):
+        script.main(["--images", "1", "--photographs", str(tmp_path)])
+
+
 def test_the_fit_over_batches_and_sizes_finds_the_terms_of_the_times() -> None:
     rows = [
         {"batch_size": batch, "size": size, "s": 9.0, "cpu_s": 0.5 + 2e-6 * batch * size**2}

@@ -142,7 +142,10 @@ def _solve(image: np.ndarray, values: np.ndarray, band: np.ndarray, weight: np.n
         if power <= _TOLERANCE**2 * first:
             break
         change = product(direction)
-        step = np.float32(power / float(np.vdot(direction, change)))
+        curvature = float(np.vdot(direction, change))
+        if curvature <= 0:  # by rounding
+            break
+        step = np.float32(power / curvature)
         alpha = alpha + step * direction
         residual = residual - step * change
         power, last = float(np.vdot(residual, residual)), power
