@@ -64,7 +64,7 @@ def interrupt(command: list[str], output: Path, seconds: float | None) -> tuple[
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=300)  # training ends its step first
     return time.monotonic() - start, process.returncode, said
 
 

@@ -151,7 +151,7 @@ def test_bad_input_is_named_and_nothing_is_written(
     assert_refused(capsys, [*command, "--config.steps=4"], "--config.steps: give --steps")
     assert_refused(capsys, [*command, "--config.data.size=64"], "--config.data.size: give --size")
     assert_refused(capsys, [*command, "--config.nonsense=4"], "nonsense")
-    assert_refused(capsys, [*command, "--config.loop.patience=-1"], "config.loop.patience: -1 is below 0")
+    assert_refused(capsys, [*command, "--config.loop.patience=-1"], "config.loop.patience: -1 is not a number of")
     assert_refused(capsys, [*command, "--checkpoint", str(tmp_path / "no")], "no: no such file or folder")
     assert_refused(capsys, ["finetune", str(tmp_path / "none"), *command[2:]], "none: no such file or folder")
     part = tmp_path / "part.safetensors"

@@ -301,6 +301,8 @@ def test_labels_beyond_the_bound_are_refused(pairs: Pairs) -> None:
         {"size": 0},
         {"workers": -1},
         {"prefetch": 0},
+        {"flip": float("nan")},
+        {"rotate": -1},
         {"crop": 0},
         {"jitter": 1.5},
         {"sizes": (8, 0)},

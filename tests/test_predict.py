@@ -288,6 +288,8 @@ def test_other_types_are_refused(small: Predictor, image: Any, message: str) -> 
 
 
 def test_sizes_are_positive(small: Predictor) -> None:
+    with pytest.raises(InputError, match="size: must be at most 13,377, not 100,000"):
+        small.predict(RGB, size=100_000)
     with pytest.raises(InputError, match="size: must be at least 1, not 0"):
         small.predict(RGB, size=0)
     with pytest.raises(InputError, match="batch_size: must be at least 1, not 0"):

@@ -51,7 +51,7 @@ def say_devices(description: str, quiet: bool = False) -> None:
 
 def positive(text: str) -> int:
     """An integer of at least 1."""
-    value = int(text)
+    value = _integer(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return value
@@ -59,7 +59,10 @@ def positive(text: str) -> int:
 
 def share(text: str) -> float:
     """A number between 0 and 1, exclusive."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
@@ -67,10 +70,17 @@ def share(text: str) -> float:
 
 def not_negative(text: str) -> int:
     """An integer of at least 0."""
-    value = int(text)
+    value = _integer(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text or 'nothing'} is not an integer") from None
 
 
 def labels(text: str) -> tuple[int, ...]:

@@ -106,6 +106,8 @@ def training_batches(
         ("seed", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1"),
         ("start", start, start >= 0, "at least 0"),
         ("shard", shard, 0 <= shard < shards, f"from 0 to {shards - 1}"),
+        ("flip", flip, 0 <= flip <= 1, "from 0 to 1"),
+        ("rotate", rotate, 0 <= rotate <= 180, "from 0 to 180"),
         ("crop", crop, 0 < crop <= 1, "above 0 and at most 1"),
         ("jitter", jitter, 0 <= jitter <= 1, "from 0 to 1"),
     ):

@@ -1,12 +1,14 @@
 """Stream images through a network: threads read ahead of the device and finish behind it. Imports no JAX."""
 
 import itertools
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from purinet_jax.data.images import PIXEL_LIMIT
 from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
 from purinet_jax.workers import in_order
@@ -88,7 +90,9 @@ def _with_predictions(
 
 
 def checked_size(size: int) -> int:
-    """Returns `size`. Raises InputError if it is not positive."""
+    """Returns the side of a square. Raises InputError if it is not positive, or larger than an image may be."""
     if size < 1:
         raise InputError(f"size: must be at least 1, not {size}")
+    if size**2 > PIXEL_LIMIT:
+        raise InputError(f"size: must be at most {math.isqrt(PIXEL_LIMIT):,}, not {size:,}")
     return size

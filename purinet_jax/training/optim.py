@@ -5,6 +5,7 @@ the rate of their group and no weight decay.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -55,8 +56,9 @@ class OptimizerConfig:
             for group in groups:
                 if group not in GROUPS:
                     raise InputError(f"optimizer.{key}: {group!r} is none of {', '.join(GROUPS)}")
-        if self.clip_norm < 0:
-            raise InputError(f"optimizer.clip_norm: {self.clip_norm} is below 0")
+        for name in ("rate", "power", "warmup_steps", "momentum", "weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"optimizer.{name}: {getattr(self, name)} is not a number of at least 0")
         missing = [group for group in GROUPS if group not in self.group_rates]
         if missing:
             raise InputError(f"optimizer.group_rates: {missing[0]} is missing")
@@ -103,16 +105,19 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     if steps < 1:
         raise InputError(f"steps: {steps} is not at least 1")
 
-    def update(group: str, bias: bool) -> optax.GradientTransformation:
+    def rate(group: str, multiple: float) -> optax.GradientTransformation:
         schedule = learning_rate(config, steps, group)
-        multiple = 2.0 if bias else 1.0
-        decay = [] if bias else [optax.add_decayed_weights(config.weight_decay)]
-        rate = optax.scale_by_learning_rate(lambda step: multiple * schedule(step))
-        if config.name == "sgd":
-            return optax.chain(*decay, optax.trace(config.momentum), rate)
-        return optax.chain(optax.scale_by_adam(), *decay, rate)
+        return optax.scale_by_learning_rate(lambda step: multiple * schedule(step))
 
-    transforms = {group: update(group, bias=False) for group in GROUPS}
-    transforms |= {f"{group}_bias": update(group, bias=True) for group in GROUPS}
+    def not_biases(params: Mapping[str, Any]) -> Any:
+        return jax.tree.map(lambda label: not label.endswith("_bias"), parameter_labels(params))
+
+    decay = optax.add_decayed_weights(config.weight_decay, mask=not_biases)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    return optax.chain(*clip, optax.partition(transforms, parameter_labels))
+    rates = {group: rate(group, 1.0) for group in GROUPS} | {f"{group}_bias": rate(group, 2.0) for group in GROUPS}
+    # On one vector of all parameters, because XLA compiles a kernel for each of hundreds of tensors.
+    if config.name == "sgd":
+        direction = [*clip, decay, optax.flatten(optax.trace(config.momentum))]
+    else:
+        direction = [optax.flatten(optax.chain(*clip, optax.scale_by_adam())), decay]
+    return optax.chain(*direction, optax.partition(rates, parameter_labels))

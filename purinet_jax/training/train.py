@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from purinet_jax.data import Pairs, bad_pairs, evaluation_batches, open_pairs, training_batches
+from purinet_jax.data.images import PIXEL_LIMIT
 from purinet_jax.data.pipeline import Batches
 from purinet_jax.errors import InputError, escaped
 from purinet_jax.files import check_output_folder, write_atomically
@@ -293,8 +295,18 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key}: {value} is not at least 1")
-    if config.loop.patience < 0:
-        raise InputError(f"config.loop.patience: {config.loop.patience} is below 0")
+    if config.data.size**2 > PIXEL_LIMIT:
+        raise InputError(f"config.data.size: {config.data.size} is more than {math.isqrt(PIXEL_LIMIT)}")
+    at_least_0 = {
+        "average_decay": config.average_decay,
+        "data.holdout": config.data.holdout,
+        **{f"loop.{key}": config.loop[key] for key in ("panel_every", "patience", "timeout", "workers")},
+    }
+    for key, value in at_least_0.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"config.{key}: {value} is not a number of at least 0")
+    if config.average_decay >= 1:
+        raise InputError(f"config.average_decay: {config.average_decay} is not below 1")
     devices = len(jax.devices())
     if config.batch_size % (devices * config.accumulate):
         parts = f"{devices} devices" + (f" × {config.accumulate} parts" if config.accumulate > 1 else "")
