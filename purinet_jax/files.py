@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,10 +28,15 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
     """Returns a file's bytes.
 
     Raises:
-      InputError: the file cannot be read; the message calls it `name`, or by its path if not given.
+      InputError: the file cannot be read, or is a device, which may not end; the message calls it `name`, or by its
+        path if not given.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+                raise OSError(errno.EINVAL, "is a device, not a file")
+            return file.read()
     except OSError as error:
         raise InputError(f"{name or path}: cannot be read: {reason(error)}") from error
 

@@ -207,3 +207,17 @@ def test_a_user_without_home_needs_none(tmp_path: Path) -> None:
     )
     code, _, said = run("prepare", "duts", "--data", ".")
     assert (code, said) == (2, "purinet: there is no home folder to keep data sets in; name one with --output\n")
+
+
+def test_devices_are_not_read(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # An empty one stands for /dev/zero, which would fill the memory.
+    masks, image = (next((folder / "data" / "DUTS-TR").glob(f"DUTS-TR-{kind}")) for kind in ("Mask", "Image"))
+    for arguments in (
+        ["evaluate", "--masks", "/dev/null", "--maps", str(masks)],
+        ["evaluate", "--masks", str(masks), "--maps", "/dev/null"],
+        ["prepare", "duts", "--data", "/dev/null", "-o", str(tmp_path)],
+        ["predict", str(image), "--output-kind", "cutout", "--background", "/dev/null", "-o", str(tmp_path)],
+        ["predict", "/dev/null", "-o", str(tmp_path)],
+    ):
+        assert_refused(capsys, arguments, "/dev/null: ", "is a device")
+    assert not list(tmp_path.iterdir())

@@ -217,8 +217,8 @@ def _check_both(
     if found:
         lacking = "every pixel of every mask is object" if True in found else "no mask holds an object"
         raise InputError(
-            f"{path}: {lacking}, in {len(order):,} mask{'s' * (len(order) > 1)} read as {said or 'grey, cut at half'}; "
-            "if their values are labels, name the object's by --object-labels"
+            f"{path}: {lacking}, in {len(order):,} mask{'s' * (len(order) > 1)} read as {said or 'grey, cut at half'}"
+            + ("" if coding.labels else "; if their values are labels, name the object's by --object-labels")
         )
 
 

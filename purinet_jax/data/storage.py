@@ -60,6 +60,8 @@ def open_storage(path: Path) -> Folder | Zip | Tar:
     """Opens a folder or archive. Raises InputError if there is neither, or for an archive that is not read."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: is a device or pipe, not a folder or archive")
     return Folder(path) if path.is_dir() else open_archive(path)
 
 
