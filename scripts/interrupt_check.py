@@ -3,9 +3,9 @@
     python scripts/interrupt_check.py FOLDER --moments 40 --command predict
 
 Each command runs to its end twice; then it is interrupted at moments spread evenly over the time of the second run. It
-must end with exit code 130 (from before Python has started, and while it ends, by the signal itself, for which shells
-report 130), say nothing but one line, and leave nothing but complete files. Prints JSON; the exit code is 1 if anything
-else happened.
+must end with exit code 130, say nothing but one line, and leave nothing but complete files. Before Python runs its first
+line, and while it ends, the signal itself may end it (shells report 130), or Python with "init_import_site". Prints
+JSON; the exit code is 1 if anything else happened.
 """
 
 import argparse
@@ -70,7 +70,8 @@ def interrupt(command: list[str], output: Path, seconds: float | None) -> tuple[
 
 def faults(output: Path, code: int, said: str) -> list[str]:
     """Returns what an interrupted command did wrong."""
-    found = [] if code in (130, -signal.SIGINT) else [f"exit code {code}"]
+    ended = code in (130, -signal.SIGINT) or (code == 1 and "init_import_site" in said)
+    found = [] if ended else [f"exit code {code}"]
     if "Traceback" in said and code == 130:
         found.append(said[-2000:])
     for file in output.rglob("*"):
