@@ -29,7 +29,7 @@ from purinet_jax.prediction import rendering
 from purinet_jax.prediction.cutouts import binary_mask, cutout, multiply, overlay, visible
 from purinet_jax.prediction.files import STANDARD, Existing, Job, plan, predict_files
 from purinet_jax.prediction.refine import refine_map
-from purinet_jax.prediction.rendering import KINDS, Kind, Style, read_background
+from purinet_jax.prediction.rendering import KINDS, Blur, Kind, Style, read_background
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -536,12 +536,19 @@ def test_backgrounds(tmp_path: Path) -> None:
     assert read_background("white") == (255, 255, 255)
     assert read_background("#0180ff") == read_background("#0180ffff") == (1, 128, 255)
     assert read_background("#0180ff80") == (1, 128, 255, 128)
+    assert read_background("blur") == Blur()
+    assert read_background("blur:3%") == read_background("blur:0.03") == Blur(0.03)
     half = write(tmp_path / "half.png", np.dstack([RGB, RGB[..., 0]]))
     np.testing.assert_array_equal(read_background(str(half)), read(half))
     assert Style("cutout").transparent
     assert Style("cutout", background=(1, 2, 3, 0)).transparent
     assert Style("cutout", background=read(half)).transparent
-    for style in (Style("cutout", background=(1, 2, 3)), Style("cutout", background=RGB), Style("map")):
+    for style in (
+        Style("cutout", background=(1, 2, 3)),
+        Style("cutout", background=RGB),
+        Style("cutout", background=Blur()),
+        Style("map"),
+    ):
         assert not style.transparent
     with pytest.raises(InputError, match="nothing: neither an image's file nor a colour"):
         read_background("nothing")

@@ -162,7 +162,7 @@ class Predictor:
           file, with the metadata that cut-outs keep; for an array, uint8 [height, width, 4 or 3].
 
         Raises:
-          InputError: as `predict`, an option is out of range, or what matting needs is not installed.
+          InputError: as `predict`, or an option is out of range.
         """
         if isinstance(background := options.get("background"), str):
             options["background"] = read_background(background)
