@@ -3,9 +3,9 @@
     python scripts/interrupt_check.py FOLDER --moments 40 --command predict
 
 Each command runs to its end twice; then it is interrupted at moments spread evenly over the time of the second run. It
-must end with exit code 130, say nothing but one line, and leave nothing but complete files. Before Python runs its first
-line, and while it ends, the signal itself may end it (shells report 130), or Python with "init_import_site". Prints
-JSON; the exit code is 1 if anything else happened.
+must end with exit code 130, say nothing but one line, and leave nothing but complete files. Before Python runs its
+first line, and while it ends, the signal itself may end it (shells report 130), or Python with "init_import_site".
+Prints JSON; the exit code is 1 if anything else happened.
 """
 
 import argparse
