@@ -71,13 +71,16 @@ def _end(kind: int) -> None:
     """Ends this process and its workers at once."""
     for each in _KINDS:
         signal.signal(each, signal.SIG_IGN)
-    processes = sys.modules.get("multiprocessing")
-    for process in processes.active_children() if processes else ():
-        process.terminate()
-    _remove_temporary_paths()
-    with suppress(OSError):  # closed
-        os.write(2, b"purinet: interrupted\n")
-    os._exit(128 + kind)
+    # The module may not be imported, or not entirely.
+    children = getattr(sys.modules.get("multiprocessing"), "active_children", tuple)
+    try:
+        for process in children():
+            process.terminate()
+        _remove_temporary_paths()
+        with suppress(OSError):  # closed
+            os.write(2, b"purinet: interrupted\n")
+    finally:
+        os._exit(128 + kind)
 
 
 def remove_temporary(path: str) -> None:

@@ -72,7 +72,7 @@ def faults(output: Path, code: int, said: str) -> list[str]:
     """Returns what an interrupted command did wrong."""
     ended = code in (130, -signal.SIGINT) or (code == 1 and "init_import_site" in said)
     found = [] if ended else [f"exit code {code}"]
-    if "Traceback" in said and code == 130:
+    if ("Traceback" in said or "Warning" in said) and code == 130:
         found.append(said[-2000:])
     for file in output.rglob("*"):
         if ".part" in file.name:

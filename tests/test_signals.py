@@ -29,6 +29,13 @@ WITHIN = {
         "sys.path.append(str(folder))\n"
         "def run(_):\n    import compiled; print('swallowed'); return 0\n"
     ),
+    "the import of multiprocessing": (
+        "import types\n"
+        "def run(_):\n"
+        "    sys.modules['multiprocessing'] = types.ModuleType('multiprocessing')\n"
+        "    interrupts._importing = lambda frame: True\n"
+        "    signal.raise_signal(SIGNAL); print('swallowed'); return 0\n"
+    ),
     "a callback of the garbage collector": (
         "import gc\n"
         "def run(_):\n"

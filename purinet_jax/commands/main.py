@@ -143,6 +143,8 @@ def _configure_libraries() -> None:
     warnings.filterwarnings("ignore", r"Error (reading|writing) persistent compilation cache")
     # With JAX's default of one second, a fast machine would compile a small network at every start.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    # Ended within an import, worker processes leave semaphores, which Python's tracker removes, with a warning.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     # TensorStore and XLA write notes to standard error that Python cannot filter.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
