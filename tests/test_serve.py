@@ -165,7 +165,7 @@ def test_images_are_the_same_bytes_as_those_of_purinet_predict(tmp_path: Path) -
         ("/v1/cutout?background=blur:0", b"", "400 parameter"),
         ("/v1/map?matting=true", b"", "400 parameter"),
         ("/v1/cutout?matting=maybe", b"", "400 parameter"),
-        ("/v1/map?min_area=x%25", b"", "400 parameter"),
+        ("/v1/map?min_area=x%0A%25", b"", "400 parameter"),
         ("/v1/attention?fill_holes=1", b"", "400 parameter"),
         ("/v1/map", b"", "415 not_an_image"),
         ("/v1/map", b"only text", "415 not_an_image"),

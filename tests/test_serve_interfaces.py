@@ -186,6 +186,7 @@ def test_removebg_sizes_limit_the_result(server: Served) -> None:
         ({"crop": "true", "crop_margin": "60%"}, "400 parameter", "crop_margin: must be at most"),
         ({"crop": "true", "crop_margin": "1 2 3"}, "400 parameter", "crop_margin: must be one, two or four"),
         ({"shadow_remove": "true"}, "400 parameter", "shadow_remove: unknown"),
+        ({"size": b"full", "image_file": ""}, "400 form", "size: must be text"),
         ({"image_file": b"text"}, "400 not_an_image", "image: not an image"),
         ({"image_file": b"\0" * 100_001}, "400 too_many_bytes", "the upload has more than"),
         ({"image_file": encoded(np.zeros((60, 80, 3), np.uint8))}, "400 no_object", "no object was found"),
@@ -208,6 +209,7 @@ def test_removebg_errors_are_written_as_that_service_does(
         ("application/json", b'{"image_file_b64": {"a": 1}}'),
         ("application/json", b'{"image_file_b64": "a"}'),
         ("application/json", b'{"image_file": "aGFsbG8="}'),
+        ("application/json", b'{"\\ud800\\n": "a"}'),
         ("application/json", b"[" * 50_000),
         ("application/x-www-form-urlencoded", b"\xff"),
         ("application/x-www-form-urlencoded", b"a=1&" * 200),
@@ -218,6 +220,7 @@ def test_removebg_bodies_that_cannot_be_read_are_refused(server: Served, content
     response = server.post("/v1.0/removebg", body, **{"Content-Type": content_type})
     assert response.status == 400
     assert response.json["errors"][0]["code"] in ("form", "parameter")
+    assert "\n" not in response.json["errors"][0]["title"]
 
 
 def test_the_key_is_the_servers_token() -> None:

@@ -1,7 +1,7 @@
 """The query parameters of a request for an image: their description and how they are parsed."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import features
@@ -62,6 +62,22 @@ def read_flag(name: str, text: str) -> bool:
     return flag
 
 
+def shown(text: str) -> str:
+    """Returns a client's text for a reason: its start, in one line of ASCII."""
+    return ascii(text[:200])[1:-1]
+
+
+def read_texts(fields: Mapping[str, str | bytes], known: Iterable[str], file: str) -> dict[str, str]:
+    """Returns the fields of a form other than `file`. Raises Refusal if one is unknown, or wrongly a file."""
+    known = tuple(known)
+    for name, value in fields.items():
+        if name not in known:
+            raise Refusal("parameter", f"{shown(name)}: unknown; there are {', '.join(known)}")
+        if isinstance(value, bytes) != (name == file):
+            raise Refusal("form", f"{name}: must be {'a file of a form' if name == file else 'text'}")
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
 def parse_style(name: str, kinds: Sequence[Kind], query: Mapping[str, str]) -> Style:
     """Returns the style of a kind's name and parameters. Raises Refusal if one of them is unknown or wrong."""
     kind = next((kind for kind in kinds if kind == name), None)
@@ -86,4 +102,4 @@ def parse_style(name: str, kinds: Sequence[Kind], query: Mapping[str, str]) -> S
         min_area = read_share(query.get("min_area", "0"))
         return Style(kind, threshold, background, ending=f".{extension}", min_area=min_area, **flags)
     except InputError as error:
-        raise Refusal("parameter", str(error)) from None
+        raise Refusal("parameter", shown(str(error))) from None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from purinet_jax.prediction.rendering import Style
-from purinet_jax.serve.parameters import read_flag
+from purinet_jax.serve.parameters import read_flag, read_texts, shown
 from purinet_jax.serve.refusals import Refusal
 from purinet_jax.serve.worker import Task
 
@@ -33,9 +33,7 @@ _LEVELS = {"af": 255, "ab": 255, "ae": 10_000}
 
 def parse_rembg(fields: Mapping[str, str | bytes]) -> Task:
     """Returns the task of a request's fields. Raises Refusal if one is missing, unknown, wrong or not supported."""
-    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
-    if unknown := fields.keys() - FIELDS.keys():
-        raise Refusal("parameter", f"{min(unknown)[:80]}: unknown; there are {', '.join(FIELDS)}")
+    texts = read_texts(fields, FIELDS, "file")
     image = fields.get("file")
     if not isinstance(image, bytes):
         raise Refusal("form", "the form needs a file in its field file")
@@ -77,4 +75,4 @@ def _check_extras(text: str) -> None:
     if not isinstance(extras, dict):
         raise Refusal("parameter", "extras: must be a JSON object")
     if extras:
-        raise Refusal("parameter", f"extras: {min(extras)[:80]} is not known here")
+        raise Refusal("parameter", f"extras: {shown(min(extras))} is not known here")

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from purinet_jax.prediction.cutouts import composite
 from purinet_jax.prediction.rendering import Style, read_colour
-from purinet_jax.serve.parameters import read_flag
+from purinet_jax.serve.parameters import read_flag, read_texts
 from purinet_jax.serve.refusals import Refusal
 from purinet_jax.serve.worker import Task
 
@@ -78,12 +78,10 @@ _Margin = tuple[float, Literal["px", "%"]]
 
 def parse_removebg(fields: Mapping[str, str | bytes]) -> Task:
     """Returns the task of a request's fields. Raises Refusal if one is missing, unknown, wrong or not supported."""
-    if unknown := fields.keys() - FIELDS.keys():
-        raise Refusal("parameter", f"{min(unknown)[:80]}: unknown; there are {', '.join(FIELDS)}")
     for name, (accepted, reason) in _REFUSED.items():
         if name in fields and fields[name] not in accepted:
             raise Refusal("url" if name.endswith("url") else "parameter", f"{name}: {reason}")
-    texts = {name: value for name, value in fields.items() if isinstance(value, str)}
+    texts = read_texts(fields, FIELDS, "image_file")
     for name, choices in _CHOICES.items():
         if texts.get(name, choices[0]) not in choices:
             raise Refusal("parameter", f"{name}: must be one of {', '.join(choices)}")
@@ -102,17 +100,18 @@ def parse_removebg(fields: Mapping[str, str | bytes]) -> Task:
         alpha=alpha,
         opaque=ending == "jpg",
     )
-    return Task(_image(fields), Style("cutout", ending=f".{ending}"), finish)
+    return Task(
+        _image(fields.get("image_file"), texts.get("image_file_b64")), Style("cutout", ending=f".{ending}"), finish
+    )
 
 
-def _image(fields: Mapping[str, str | bytes]) -> bytes:
-    image, text = fields.get("image_file"), fields.get("image_file_b64")
+def _image(image: str | bytes | None, text: str | None) -> bytes:
+    """Returns the image's file, which is given as it is or in base64."""
     if (image is None) == (text is None):
         raise Refusal("form", "needs the image as image_file or, in base64, as image_file_b64, and once only")
     if isinstance(image, bytes):
         return image
-    if not isinstance(text, str):
-        raise Refusal("form", "image_file: must be a file of a form; image_file_b64 is text")
+    assert text is not None
     text = text.partition("base64,")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(text.split()), validate=True)
