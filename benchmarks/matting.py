@@ -53,6 +53,11 @@ def main(argv: list[str] | None = None) -> None:
     result = heading(
         {name: value if isinstance(value, int | list) else str(value) for name, value in vars(arguments).items()}
     )
+    result["cost"] = []  # first, because a process starts with the peak memory of the one that starts it
+    for megapixels in arguments.megapixels:
+        for method in METHODS:
+            say(f"{method} at {megapixels} megapixels")
+            result["cost"].append(in_process(cost, method, megapixels))
     shape = arguments.width * 3 // 4, arguments.width
     try:
         for kind in KINDS:
@@ -64,11 +69,6 @@ def main(argv: list[str] | None = None) -> None:
             result["pairs"] = compare(predicted(arguments.pairs))
     except InputError as error:
         sys.exit(str(error))
-    result["cost"] = []
-    for megapixels in arguments.megapixels:
-        for method in METHODS:
-            say(f"{method} at {megapixels} megapixels")
-            result["cost"].append(in_process(cost, method, megapixels))
     print(json.dumps(result, indent=2))
 
 

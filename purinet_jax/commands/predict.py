@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--min-area", default="0", metavar="SHARE", help="remove connected parts smaller than that: 0.5%% of the image"
     )
     parser.add_argument("--fill-holes", action="store_true", help="fill what the object encloses")
+    parser.add_argument("--smooth", action="store_true", help="steady the maps of videos over their frames")
     parser.add_argument("--format", choices=("png", "jpg", "webp", "tiff"), help="of images (default png)")
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace files that exist (otherwise refused)")
@@ -119,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         min_area=read_share(arguments.min_area),
         fill_holes=arguments.fill_holes,
         matting=arguments.matting,
+        smooth=arguments.smooth,
     )
     if arguments.ray is not None:
         if arguments.watch:

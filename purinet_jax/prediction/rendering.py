@@ -79,6 +79,7 @@ class Style:
       min_area: share of the image's area, in [0, 1), below which connected parts at the threshold are removed.
       fill_holes: whether parts below the threshold that the object encloses become part of it.
       matting: whether cut-outs' alpha is estimated from the image at hair and fur (`purinet_jax.prediction.matting`).
+      smooth: whether maps of videos are steadied over frames (`purinet_jax.prediction.smoothing`).
     """
 
     kind: Kind = "map"
@@ -90,6 +91,7 @@ class Style:
     min_area: float = 0.0
     fill_holes: bool = False
     matting: bool = False
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError if a value is out of range or does not suit the kind."""

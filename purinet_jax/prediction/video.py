@@ -15,6 +15,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.files import atomic_path, reason
 from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.rendering import Style, render
+from purinet_jax.prediction.smoothing import Smoother
 from purinet_jax.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -250,12 +251,14 @@ def _render(
     frames: Iterable[Any], first: Any, source: Path, predictor: "Predictor", style: Style, batch_size: int
 ) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs each frame with its rendering, batch by batch."""
+    smoother = Smoother() if style.smooth else None
     remaining = iter(frames)
     while batch := list(islice(remaining, batch_size)):
         images = [_upright(frame, first, source) for frame in batch]
         squares = [resize_image(visible(*image), predictor.size, predictor.size) for image in images]
         maps = predictor.square_maps(squares, batch_size)
         for frame, (image, alpha), square, saliency in zip(batch, images, squares, maps, strict=True):
+            saliency = saliency if smoother is None else smoother(square, saliency)
             yield frame, render(style, saliency, square, image.shape, image, alpha)
 
 
