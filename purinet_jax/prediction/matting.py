@@ -23,7 +23,7 @@ _LOW, _HIGH = 0.02, 0.95
 # map, and outside a soft one, where there may be hair that the map does not show; how wide a soft one is, at least.
 _INSIDE, _OUTSIDE, _HAIR, _SOFT = 4, 5, 18, 4
 # The weights of the map against the colours, near soft and near sharp edges of the map.
-_PRIOR, _SHARP_PRIOR = 3e-4, 0.1
+_PRIOR, _SHARP_PRIOR = 3e-4, 0.3
 # The weight of the blurred map, and the radius of that blur in 320ths of the longer side.
 _BLURRED_PRIOR, _BLUR = 0.3, 5
 # Windows are 2 · _RADIUS + 1 pixels wide; the epsilon is added to the variance of colours in [0, 1].
