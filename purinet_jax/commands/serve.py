@@ -12,12 +12,14 @@ EXAMPLES = """examples:
   purinet serve                                      # then open http://127.0.0.1:8000
   curl -s --data-binary @photo.jpg http://127.0.0.1:8000/v1/cutout > cutout.png
   curl -s -F image=@photo.jpg 'http://127.0.0.1:8000/v1/mask?threshold=0.3&format=webp' > mask.webp
+  curl -s -F file=@photo.jpg http://127.0.0.1:8000/api/remove > cutout.png     # as rembg's server
   purinet serve --checkpoint runs/mine --port 8080
   purinet serve --host 0.0.0.0 --token-file token    # for other machines: Authorization: Bearer …
 
 Needs the extra: pip install 'purinet_jax[serve]'. Only this machine reaches the server unless --host is given. Uploads
-are never written to disk, and nothing is fetched from the network. /openapi.json describes the interface, /health says
-whether the server works, /metrics is for Prometheus. After SIGTERM or Ctrl-C, requests in progress are finished."""
+are never written to disk, and nothing is fetched from the network. Programs made for rembg's server or for remove.bg
+work with this server's address. /openapi.json describes the interface, /health says whether the server works, /metrics
+is for Prometheus. After SIGTERM or Ctrl-C, requests in progress are finished."""
 
 logger = logging.getLogger(__name__)
 
