@@ -93,6 +93,17 @@ def test_the_sure_object_stays_and_far_background_goes(softness: float) -> None:
         assert (alpha[far] == 0).all()
 
 
+def test_grey_images_are_solved_as_colour_images_are(benchmark: ModuleType) -> None:
+    """Their colours' covariance is singular but for epsilon."""
+    image, alpha, saliency = benchmark.make("soft", 0, 240, 320)
+    grey = image[..., :1].repeat(3, axis=2)
+    tinted = grey.copy()
+    tinted[..., 2] = 255 - grey[..., 2]
+    found, other = (matte(guide, saliency)[1] for guide in (grey, tinted))
+    assert np.abs(found.astype(int) - other).max() <= 8
+    assert np.abs(found / 255 - alpha).mean() < np.abs(cutout(grey, saliency)[..., 3] / 255 - alpha).mean()
+
+
 def test_the_band_is_wide_where_the_map_is_soft() -> None:
     sharp, soft = (trimap(disc(320, 320, softness) / np.float32(255)) for softness in (1, 20))
     for inside, band, _ in (sharp, soft):

@@ -119,7 +119,7 @@ def _solve(image: np.ndarray, values: np.ndarray, band: np.ndarray, weight: np.n
     left, top, width, height = cv2.boundingRect(band.astype(np.uint8))
     margin = 2 * _RADIUS  # what windows of windows reach
     box = np.s_[max(top - margin, 0) : top + height + margin, max(left - margin, 0) : left + width + margin]
-    guided = GuidedFilter(np.ascontiguousarray(image[box]), _RADIUS, _EPSILON)
+    guided = GuidedFilter(np.ascontiguousarray(image[box]), _RADIUS, _EPSILON, np.float64)
     unknown = band[box].astype(np.float32)
     pixels = (2 * _RADIUS + 1) ** 2
     prior, blurred_prior = weight[box] * np.float32(pixels), np.float32(_BLURRED_PRIOR * pixels)

@@ -75,9 +75,9 @@ class GuidedFilter:
       pixels: float32 [rows, columns], how many pixels each window has.
     """
 
-    def __init__(self, guide: np.ndarray, radius: int, epsilon: float) -> None:
+    def __init__(self, guide: np.ndarray, radius: int, epsilon: float, dtype: type[np.floating] = np.float32) -> None:
         """Takes the guide, uint8 [rows, columns, 3], the radius, and what is added to the variance of its colours in
-        [0, 1]."""
+        [0, 1]; below 1e-4, grey guides need the dtype float64, in which the covariance is inverted."""
         self.radius = radius
         self.pixels = np.outer(*(_window_lengths(length, radius) for length in guide.shape[:2]))
         # Plane by plane, each small enough for the processor's cache; centred on grey, where float32 is precise enough.
@@ -89,11 +89,14 @@ class GuidedFilter:
         gg, gb, bb = covariance(green, green, g * g), covariance(green, blue, g * b), covariance(blue, blue, b * b)
         for variance in (rr, gg, bb):
             variance += np.float32(epsilon)
+        rr, rg, rb, gg, gb, bb = (plane.astype(dtype, copy=False) for plane in (rr, rg, rb, gg, gb, bb))
         # The symmetric 3×3 matrix is inverted by its cofactors, ten times as fast as a LAPACK call per pixel.
         c_rr, c_rg, c_rb = gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg
         c_gg, c_gb, c_bb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
-        self._cofactors = c_rr, c_rg, c_rb, c_gg, c_gb, c_bb
-        self._determinant = rr * c_rr + rg * c_rg + rb * c_rb
+        determinant = rr * c_rr + rg * c_rg + rb * c_rb
+        self._determinant = determinant.astype(np.float32, copy=False)
+        cofactors = c_rr, c_rg, c_rb, c_gg, c_gb, c_bb
+        self._cofactors = [cofactor.astype(np.float32, copy=False) for cofactor in cofactors]
 
     def coefficients(self, values: np.ndarray) -> list[np.ndarray]:
         """Returns the averaged linear coefficients of values [rows, columns] (equations 19, 20, and means of 21).
