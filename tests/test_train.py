@@ -168,6 +168,7 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
         ({"dtype": "float16"}, "config.dtype: 'float16' is neither float32 nor bfloat16"),
         ({"steps": 0}, "config.steps: 0 is not at least 1"),
         ({"data.size": 100_000}, "config.data.size: 100000 is more than 13377"),
+        ({"batch_size": 1 << 20}, "config.batch_size: 1048576 is more than 65536"),
         ({"average_decay": 1.0}, "config.average_decay: 1.0 is not below 1"),
         ({"data.holdout": -1}, "config.data.holdout: -1 is not a number of at least 0"),
         ({"loop.timeout": -1}, "config.loop.timeout: -1 is not a number of at least 0"),

@@ -72,9 +72,6 @@ def prepare(
     check_output_folder(output)
     left_out = dict(zip(sources, bad_pairs(list(sources.values()), skip_bad, progress), strict=True))
     _check_space(output, sources)
-    # Before the folder `work` is made, because a signal ends the process at once within an import.
-    import tensorflow_datasets  # noqa: F401
-
     try:
         with only_process(work, "preparing this data set"):
             if not target.exists():  # another process may have built it meanwhile
@@ -93,13 +90,13 @@ def _build(
     progress: bool,
 ) -> None:
     """Builds the set in `work`, moves it to `target`, and removes `work`."""
+    temporary_paths.add(str(work))  # before imports, within which a signal ends the process at once
     import tensorflow_datasets as tfds
 
     import purinet_jax.data.builders  # noqa: F401  registers them with TFDS
 
     unfinished = work / known.key
     shutil.rmtree(unfinished, ignore_errors=True)
-    temporary_paths.add(str(work))
     tfds.disable_progress_bar()  # ours knows the number of pairs
     try:
         # TFDS prints the path where it builds, which is not the set's final path.

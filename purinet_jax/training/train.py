@@ -60,6 +60,9 @@ logger = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings")
 
+# A larger one is a slip, and drawing it would take for ever.
+_LARGEST_BATCH = 1 << 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
@@ -305,6 +308,8 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
     for key, value in at_least_0.items():
         if not 0 <= value < math.inf:
             raise InputError(f"config.{key}: {value} is not a number of at least 0")
+    if config.batch_size > _LARGEST_BATCH:
+        raise InputError(f"config.batch_size: {config.batch_size} is more than {_LARGEST_BATCH}")
     if config.average_decay >= 1:
         raise InputError(f"config.average_decay: {config.average_decay} is not below 1")
     devices = len(jax.devices())
