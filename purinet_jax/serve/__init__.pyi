@@ -1,6 +1,6 @@
 from .app import make_app
 from .refusals import Limits
 from .server import listen, make_server, serve
-from .worker import Worker
+from .worker import Task, Worker
 
-__all__ = ["Limits", "Worker", "listen", "make_app", "make_server", "serve"]
+__all__ = ["Limits", "Task", "Worker", "listen", "make_app", "make_server", "serve"]
