@@ -27,8 +27,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages whose blocks run here unless their title says what they need; other tests run the commands of other pages.
 RUN = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("data", "evaluate", "faq", "find", "install", "protocols", "weights")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("paper", "train", "reproduce", "numbers")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("data", "evaluate", "faq", "find", "install", "protocols", "quality")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("paper", "train", "reproduce", "numbers", "weights")),
 ]
 
 

@@ -131,3 +131,24 @@ def test_the_contact_sheet_aligns_each_image_with_its_mask_and_map(contact_sheet
     expected = [[v + 10 * k for k in row for v in colours.values()] for row in ((0, 1), (2, 3))]
     np.testing.assert_allclose(middles, expected, atol=2)
     assert contact_sheet.contact_sheet(*folders, across=1, cell=16, count=3).shape == (48, 48, 3)
+
+
+def test_the_edge_sheet_shows_the_longest_edge(tmp_path: Path) -> None:
+    image = np.full((60, 90, 3), 40, np.uint8)
+    image[20:40, 55:75] = 200  # its edge lies in one cell of 32 pixels
+    Image.fromarray(image).save(tmp_path / "photo.png")
+
+    class Bright:
+        """Cuts out what is bright."""
+
+        def cutout(self, image: np.ndarray, background: object = None, matting: bool = False) -> np.ndarray:
+            alpha = np.where(image[..., :1] > 100, np.uint8(255), np.uint8(0))
+            return np.dstack([image, alpha]) if background is None else image // 2 + 100 * matting
+
+    cells = import_script("edge_sheet").edge_row(Bright(), tmp_path / "photo.png", 32)
+    assert [cell.shape for cell in cells] == [(32, 32, 3)] * 5
+    _, part, guided, matted, blurred = cells
+    assert (part == 200).all(axis=2).sum() == 20 * 20
+    np.testing.assert_array_equal(guided, part // 2)
+    for cell in (matted, blurred):
+        np.testing.assert_array_equal(cell, part // 2 + 100)
