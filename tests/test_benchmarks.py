@@ -184,6 +184,18 @@ def test_matting_is_measured_against_guided_edges(
         script.main(["--images", "1", "--photographs", str(tmp_path)])
 
 
+def test_smoothing_is_measured_on_made_clips(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "in_process", lambda function, *arguments: function(*arguments))
+    script = import_script("smoothing", "benchmarks")
+    script.main(["--frames", "4", "--size", "64"])
+    result = json.loads(capsys.readouterr().out)
+    for name in script.SPEEDS:
+        assert 0 < result[name]["smooth"]["flicker"] < result[name]["plain"]["flicker"]
+        assert result[name]["milliseconds"] > 0
+
+
 def test_the_fit_over_batches_and_sizes_finds_the_terms_of_the_times() -> None:
     rows = [
         {"batch_size": batch, "size": size, "s": 9.0, "cpu_s": 0.5 + 2e-6 * batch * size**2}
