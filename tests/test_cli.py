@@ -248,17 +248,18 @@ def test_predict_refuses_before_it_writes(
     predict = ["predict", image, "--checkpoint", str(weights), "-o", str(tmp_path / "out")]
     assert_refused(capsys, [*predict[:-1], "-", "--json"], "--json: the standard output is the image's")
     assert_refused(capsys, [*predict, "--background", "white"], "background: is for cutout, not map")
-    assert_refused(capsys, [*predict, "--output-kind", "cutout", "--background", "no"], "no: neither an image's file")
     assert_refused(capsys, [*predict, "--output-kind", "cutout", "--format", "jpg"], "--background")
     for words, message in {
-        "--min-area few": "few: neither a percentage nor a number",
+        "--min-area few": "min_area: 'few' is neither a percentage nor a number",
         "--min-area 100%": "min_area: must be at least 0 and below 1 (100%), not 1.0",
         "--min-area=-1%": "min_area: must be at least 0 and below 1 (100%), not -0.01",
         "--fill-holes --output-kind attention": "fill_holes: is not for attention",
         "--keep largest --output-kind attention": "keep_largest: is not for attention",
         "--matting --output-kind mask": "matting: is for cutout, not mask",
         "--background blur:0% --output-kind cutout": "blur: its strength must be between 0 and 1 (100%), not 0.0",
-        "--background blur:x --output-kind cutout": "x: neither a percentage nor a number",
+        "--background no --output-kind cutout": "background: 'no' is neither an image's file nor a colour nor blur",
+        "--background blur:x --output-kind cutout": "blur: 'x' is neither a percentage nor a number",
+        "-o http://host/a.png": "http://host/a.png: is an address, and outputs are written to files only",
     }.items():
         assert_refused(capsys, [*predict, *words.split()], message)
     assert_refused(capsys, [*predict[:1], "http://host/a.jpg", *predict[2:]], "http://host/a.jpg: is an address")

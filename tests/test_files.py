@@ -1,5 +1,6 @@
 """Files: which images inputs name, where outputs go, bad input; 500 odd and damaged files."""
 
+import errno
 import io
 import json
 import os
@@ -530,7 +531,7 @@ def test_cutouts_keep_harmless_metadata_only(tmp_path: Path, ending: str) -> Non
     assert b"Somebody" not in (tmp_path / f"c{ending}").read_bytes()
 
 
-def test_backgrounds(tmp_path: Path) -> None:
+def test_backgrounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = write(tmp_path / "a.png")
     np.testing.assert_array_equal(read_background(str(image)), RGB)
     assert read_background("white") == (255, 255, 255)
@@ -550,8 +551,15 @@ def test_backgrounds(tmp_path: Path) -> None:
         Style("map"),
     ):
         assert not style.transparent
-    with pytest.raises(InputError, match="nothing: neither an image's file nor a colour"):
+    with pytest.raises(InputError, match="background: 'nothing' is neither an image's file nor a colour"):
         read_background("nothing")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr("os.stat", refuse)
+    with pytest.raises(InputError, match=r"closed/a\.jpg: cannot be read: Permission denied"):
+        read_background("closed/a.jpg")
 
 
 @pytest.mark.parametrize("kind", ["map", "mask", "cutout", "overlay"])

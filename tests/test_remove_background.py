@@ -118,8 +118,12 @@ def test_the_network_is_loaded_once(lite: Predictor, monkeypatch: pytest.MonkeyP
         ({"background": np.zeros((2, 2, 3))}, r"background: an array must be uint8 .*, not float64 \[2, 2, 3\]"),
         ({"background": 3}, "background: must be a colour, an image or Blur, not 3"),
         ({"background": "blur:0"}, r"blur: its strength must be between 0 and 1 \(100%\), not 0.0"),
-        ({"background": "blur:much"}, "much: neither a percentage nor a number"),
-        ({"background": "nothing"}, "nothing: neither an image's file nor a colour nor blur"),
+        ({"background": "blur:much"}, "blur: 'much' is neither a percentage nor a number"),
+        ({"background": "nothing"}, "background: 'nothing' is neither an image's file nor a colour nor blur"),
+        ({"background": b"\0" * 99}, r"background: must be a colour, an image or Blur, not .{,60}$"),
+        ({"threshold": "0.5"}, "threshold: must be a number, not '0.5'"),
+        ({"min_area": "1%"}, "min_area: must be a number, not '1%'"),
+        ({"matting": "false"}, "matting: must be True or False, not 'false'"),
     ],
 )
 def test_options_out_of_range_are_named(options: Any, message: str, lite: Predictor) -> None:
@@ -134,10 +138,23 @@ def test_files_that_are_no_images_are_named(lite: Predictor, tmp_path: Path) -> 
         lite.cutout(tmp_path / "missing.jpg")
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
         lite.cutout(np.zeros((8, 9, 3), np.uint8), colour="red")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'smooth'; there are threshold, "):
+        lite.cutout(np.zeros((8, 9, 3), np.uint8), smooth=True)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=r"https://example\.org/a\.jpg: is an address, and nothing is fetched"):
+        lite.cutout("https://example.org/a.jpg")
+
+
+def test_backgrounds_may_be_paths_and_pillow_images(lite: Predictor, tmp_path: Path) -> None:
+    image = np.zeros((8, 9, 3), np.uint8)
+    behind = np.random.default_rng(0).integers(0, 256, (8, 9, 4), np.uint8)
+    Image.fromarray(behind).save(tmp_path / "behind.png")
+    expected = lite.cutout(image, background=behind)
+    for background in (tmp_path / "behind.png", Image.fromarray(behind)):
+        np.testing.assert_array_equal(lite.cutout(image, background=background), expected)
 
 
 def test_options_are_the_styles() -> None:
-    assert set(CutoutOptions.__annotations__) == set(Style.__dataclass_fields__) - {"kind", "ending"}
+    assert set(CutoutOptions.__annotations__) == set(Style.__dataclass_fields__) - {"kind", "ending", "smooth"}
 
 
 def test_a_predictor_works_in_another_process(lite: Predictor, photo: Path) -> None:

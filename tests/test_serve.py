@@ -542,6 +542,7 @@ def test_the_command_refuses_bad_arguments(
         with pytest.raises(SystemExit) as exit_:
             main(["serve", *wrong])
         assert exit_.value.code == 2
+    assert "argument --port: x is not an integer" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         for name in [name for name in sys.modules if name.startswith("purinet_jax.serve.")]:
             patch.delitem(sys.modules, name)

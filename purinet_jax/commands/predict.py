@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
         not arguments.no_refine,
         ending or ".png",
         keep_largest=arguments.keep == "largest",
-        min_area=read_share(arguments.min_area),
+        min_area=read_share("min_area", arguments.min_area),
         fill_holes=arguments.fill_holes,
         matting=arguments.matting,
         smooth=arguments.smooth,

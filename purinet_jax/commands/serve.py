@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from purinet_jax.commands.arguments import add_checkpoint, add_require, positive, say_devices
+from purinet_jax.commands.arguments import add_checkpoint, add_require, not_negative, positive, say_devices
 from purinet_jax.errors import InputError
 
 SUMMARY = "Serve a web page for photos and an HTTP interface."
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 65536:
+    value = not_negative(text)
+    if value > 65535:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 65535")
     return value

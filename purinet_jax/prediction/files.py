@@ -20,7 +20,15 @@ import numpy as np
 from purinet_jax.data.images import encode
 from purinet_jax.errors import InputError
 from purinet_jax.files import read_bytes, reason, write_atomically
-from purinet_jax.prediction.inputs import INPUT_ENDINGS, STANDARD_INPUT, Found, ending_of, find_inputs, identity
+from purinet_jax.prediction.inputs import (
+    INPUT_ENDINGS,
+    STANDARD_INPUT,
+    Found,
+    ending_of,
+    find_inputs,
+    identity,
+    refuse_address,
+)
 from purinet_jax.prediction.rendering import Kind, Style, check_style, render_stream
 from purinet_jax.prediction.video import VIDEO_ENDINGS, check_video, predict_video
 
@@ -121,6 +129,7 @@ def plan(
 
 
 def _output_path(output: str | os.PathLike[str]) -> str:
+    refuse_address(os.fspath(output), "outputs are written to files only")
     path = str(Path(output))
     return str(STANDARD) if path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1") else path
 

@@ -89,9 +89,14 @@ def find_inputs(
     return found
 
 
-def _find(text: str, output: str | None, videos: bool, refuse: Refuse) -> dict[str, Found]:
+def refuse_address(text: str, advice: str = "nothing is fetched; download it first") -> None:
+    """Raises InputError if a path is an address, such as "https://example.org/photo.jpg"."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        raise InputError(f"{text}: is an address, and nothing is fetched; download it first")
+        raise InputError(f"{text}: is an address, and {advice}")
+
+
+def _find(text: str, output: str | None, videos: bool, refuse: Refuse) -> dict[str, Found]:
+    refuse_address(text)
     path = str(Path(text))
     try:
         mode = os.stat(path).st_mode

@@ -23,6 +23,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.network.folding import apply_folds, find_folds
 from purinet_jax.prediction.cutouts import visible
+from purinet_jax.prediction.inputs import refuse_address
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
 from purinet_jax.prediction.rendering import CutoutOptions, Style, read_background, render, style_metadata
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
@@ -154,8 +155,8 @@ class Predictor:
 
         Args:
           image: read as by `predict`.
-          **options: attributes of `Style`, except `kind` and `ending`. `background` may also be text, as of the option
-            `--background`: an image's path, "white", "#80ff0080", "blur" or "blur:3%".
+          **options: attributes of `Style`, those of `CutoutOptions`. `background` may also be a path, a Pillow image,
+            or text as of the option `--background`: an image's path, "white", "#80ff0080", "blur" or "blur:3%".
 
         Returns:
           For a path or Pillow image, a Pillow image, RGBA, or RGB on an opaque background; for bytes, those of a PNG
@@ -163,9 +164,17 @@ class Predictor:
 
         Raises:
           InputError: as `predict`, or an option is out of range.
+          TypeError: there is no such option.
         """
-        if isinstance(background := options.get("background"), str):
+        if unknown := options.keys() - CutoutOptions.__annotations__.keys():
+            known = ", ".join(CutoutOptions.__annotations__)
+            raise TypeError(f"cutout() got an unexpected keyword argument '{min(unknown)}'; there are {known}")
+        background = options.get("background")
+        if isinstance(background, str):
             options["background"] = read_background(background)
+        elif isinstance(background, os.PathLike | Image.Image):
+            behind, opacity = _pixels(background)
+            options["background"] = behind if opacity is None else np.dstack([behind, opacity])
         style = Style("cutout", **options)  # type: ignore[arg-type]  # no text any more
         size = checked_size(self.size)
         colours, alpha = _pixels(image)
@@ -310,6 +319,7 @@ def _pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
     if isinstance(image, bytes):
         return read_srgb(image)
     if isinstance(image, str | os.PathLike):
+        refuse_address(os.fspath(image))
         return read_srgb(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(image, "image"), to_alpha(image, "image")

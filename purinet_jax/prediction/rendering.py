@@ -1,17 +1,21 @@
 """Render predictions as images: maps, masks, cut-outs, overlays and attention panels."""
 
 import os
+import reprlib
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar, get_args
 
 import numpy as np
+from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.data.images import count_pixels, read_metadata, read_srgb
 from purinet_jax.errors import InputError
+from purinet_jax.files import reason
 from purinet_jax.prediction.cleaning import clean
 from purinet_jax.prediction.cutouts import (
     binary_mask,
@@ -54,8 +58,8 @@ class Blur:
 
     def __post_init__(self) -> None:
         """Raises InputError if the strength is out of range."""
-        if not 0 < self.strength < 1:
-            raise InputError(f"blur: its strength must be between 0 and 1 (100%), not {self.strength}")
+        if not (isinstance(self.strength, Real) and 0 < self.strength < 1):
+            raise InputError(f"blur: its strength must be between 0 and 1 (100%), not {self.strength!r}")
 
 
 Background = tuple[int, ...] | np.ndarray | Blur
@@ -97,6 +101,12 @@ class Style:
         """Raises InputError if a value is out of range or does not suit the kind."""
         if self.kind not in KINDS:
             raise InputError(f"kind: must be one of {', '.join(KINDS)}, not {self.kind}")
+        for name in ("threshold", "min_area"):
+            if not isinstance(value := getattr(self, name), Real):
+                raise InputError(f"{name}: must be a number, not {value!r}")
+        for name in ("refine", "keep_largest", "fill_holes", "matting", "smooth"):
+            if not isinstance(value := getattr(self, name), bool | np.bool_):
+                raise InputError(f"{name}: must be True or False, not {value!r}")
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold: must be between 0 and 1, not {self.threshold}")
         if not 0 <= self.min_area < 1:
@@ -131,7 +141,7 @@ class CutoutOptions(TypedDict, total=False):
     """The attributes of `Style` that are options of `Predictor.cutout`."""
 
     threshold: float
-    background: Background | str | None
+    background: Background | str | os.PathLike[str] | Image.Image | None
     refine: bool
     keep_largest: bool
     min_area: float
@@ -148,7 +158,7 @@ def _check_background(background: Background | None) -> None:
     elif isinstance(background, tuple) and (len(background) not in (3, 4) or not _are_levels(background)):
         raise InputError(f"background: a colour is 3 or 4 integers from 0 to 255, not {background}")
     elif not isinstance(background, tuple | Blur | None):
-        raise InputError(f"background: must be a colour, an image or Blur, not {background!r}")
+        raise InputError(f"background: must be a colour, an image or Blur, not {reprlib.repr(background)}")
 
 
 def _are_levels(values: Sequence[object]) -> bool:
@@ -297,7 +307,13 @@ def read_background(text: str) -> Background:
         return image if alpha is None else np.dstack([image, alpha])
     background = read_blur(text) or read_colour(text)
     if background is None:
-        raise InputError(f"{text}: neither an image's file nor a colour nor blur")
+        try:
+            os.stat(text)
+        except PermissionError as error:
+            raise InputError(f"{text}: cannot be read: {reason(error)}") from error
+        except (OSError, ValueError):
+            pass
+        raise InputError(f"background: {text!r} is neither an image's file nor a colour nor blur")
     return background
 
 
@@ -310,15 +326,15 @@ def read_blur(text: str) -> Blur | None:
     word, colon, strength = text.partition(":")
     if word != "blur":
         return None
-    return Blur(read_share(strength)) if colon else Blur()
+    return Blur(read_share("blur", strength)) if colon else Blur()
 
 
-def read_share(text: str) -> float:
-    """Returns the number of "3%" or "0.03". Raises InputError if it is none."""
+def read_share(name: str, text: str) -> float:
+    """Returns the number of "3%" or "0.03". Raises InputError, which starts with `name`, if it is none."""
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError as error:
-        raise InputError(f"{text}: neither a percentage nor a number") from error
+        raise InputError(f"{name}: {text!r} is neither a percentage nor a number") from error
 
 
 def read_colour(text: str) -> tuple[int, ...] | None:

@@ -99,7 +99,7 @@ def parse_style(name: str, kinds: Sequence[Kind], query: Mapping[str, str]) -> S
             background = read_blur(query["background"]) or read_colour(query["background"])
             if background is None:
                 raise InputError("background: must be blur or a colour as CSS writes it, such as white or #80ff00")
-        min_area = read_share(query.get("min_area", "0"))
+        min_area = read_share("min_area", query.get("min_area", "0"))
         return Style(kind, threshold, background, ending=f".{extension}", min_area=min_area, **flags)
     except InputError as error:
         raise Refusal("parameter", shown(str(error))) from None
