@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 import purinet_jax
 from purinet_jax.commands.main import main
@@ -94,6 +94,18 @@ def test_alpha_multiplies_in_every_type(lite: Predictor, photo: Path) -> None:
     np.testing.assert_array_equal(Image.open(io.BytesIO(lite.cutout(png(image)))), found)
     grey = lite.cutout(pixels[..., 0])
     assert grey.shape == found.shape
+
+
+def test_pillow_images_are_turned_and_converted_as_their_files_are(lite: Predictor, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"sRGB", b"RGBs")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, icc_profile=profile)
+    with Image.open(tmp_path / "a.jpg") as image:
+        found = lite.cutout(image, background=image)
+    assert found.size == (30, 40)
+    np.testing.assert_array_equal(found, lite.cutout(tmp_path / "a.jpg", background=tmp_path / "a.jpg"))
 
 
 def test_the_network_is_loaded_once(lite: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,19 @@ def read_srgb(source: str | Path | bytes, name: str | None = None) -> tuple[np.n
     Returns:
       uint8 [height, width, 3], and alpha uint8 [height, width], or None if the image is opaque.
     """
-    image, name = decode(source, name)
+    return _to_srgb_and_alpha(*decode(source, name))
+
+
+def to_srgb(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Converts a Pillow image to what `read_srgb` returns for its file: upright, and by its profile; errors as
+    `to_rgb`."""
+    with _errors_named(name):
+        image.load()
+        image = _upright(image)
+    return _to_srgb_and_alpha(image, name)
+
+
+def _to_srgb_and_alpha(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     alpha = to_alpha(image, name)
     return to_rgb(_to_srgb(image), name), alpha
 
@@ -466,12 +478,16 @@ def decode(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, s
         image.load()
     if image.mode in ("RGB", "RGBA", "LA") and image.format in ("PNG", "TIFF") and isinstance(stream, io.BytesIO):
         image = _without_unused_bits(image, stream.getvalue(), name)
+    return _upright(image), name
+
+
+def _upright(image: Image.Image) -> Image.Image:
     transposition = _TRANSPOSITIONS.get(_orientation(image))
     if transposition is None:
-        return image, name
+        return image
     upright = image.transpose(transposition)
     upright.format = image.format
-    return upright, name
+    return upright
 
 
 def _orientation(image: Image.Image) -> int:

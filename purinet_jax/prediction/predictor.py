@@ -18,7 +18,7 @@ from jax.stages import Compiled, Wrapped
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
-from purinet_jax.data.images import read_srgb, to_alpha, to_png, to_rgb
+from purinet_jax.data.images import read_srgb, to_alpha, to_png, to_rgb, to_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.network.folding import apply_folds, find_folds
@@ -154,7 +154,8 @@ class Predictor:
         """Cuts the salient objects out of an image, as `purinet predict --output-kind cutout` does.
 
         Args:
-          image: read as by `predict`.
+          image: read as by `predict`, but Pillow images are also turned upright and converted to sRGB, since cut-outs
+            have neither orientation nor profile.
           **options: attributes of `Style`, those of `CutoutOptions`. `background` may also be a path, a Pillow image,
             or text as of the option `--background`: an image's path, "white", "#80ff0080", "blur" or "blur:3%".
 
@@ -173,11 +174,11 @@ class Predictor:
         if isinstance(background, str):
             options["background"] = read_background(background)
         elif isinstance(background, os.PathLike | Image.Image):
-            behind, opacity = _pixels(background)
+            behind, opacity = _file_pixels(background)
             options["background"] = behind if opacity is None else np.dstack([behind, opacity])
         style = Style("cutout", **options)  # type: ignore[arg-type]  # no text any more
         size = checked_size(self.size)
-        colours, alpha = _pixels(image)
+        colours, alpha = _file_pixels(image)
         shown = visible(colours, alpha)
         square = resize_image(shown, size, size)
         (saliency,) = self.square_maps([square], 1)
@@ -312,6 +313,11 @@ def predict_stream(
 def _list_batch_size() -> int:
     """How many images of a list the network takes at once: 1 on CPUs, where batches save no time."""
     return 1 if jax.default_backend() == "cpu" else 8
+
+
+def _file_pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns what `_pixels` does, of Pillow images what it would of their files."""
+    return to_srgb(image, "image") if isinstance(image, Image.Image) else _pixels(image)
 
 
 def _pixels(image: ImageLike) -> tuple[np.ndarray, np.ndarray | None]:
