@@ -347,7 +347,8 @@ def test_a_network_without_attention_has_no_such_kind() -> None:
         assert served.post("/v1/attention", encoded()).error == "404 unknown_kind"
 
 
-def test_requests_that_arrive_while_a_batch_runs_join_the_next_one() -> None:
+def test_requests_that_arrive_while_a_batch_runs_join_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purinet_jax.serve.worker.usable_cores", lambda: 2)  # threads for all six images
     network = Gated()
     images = [encoded(image=np.full((9, 9, 3), shade, np.uint8)) for shade in range(10, 16)]
     with serving(network, batch_size=4) as served, ThreadPoolExecutor(6) as pool:
