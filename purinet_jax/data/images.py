@@ -463,7 +463,7 @@ def _heif_format(data: bytes, name: str) -> tuple[str, ...]:
     if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS or b"avif" in data[12:64]:
         return ()
     try:
-        import pillow_heif  # type: ignore[import-not-found]
+        import pillow_heif
     except ImportError as error:
         raise InputError(f"{name}: HEIC, which needs an extra: pip install 'purinet_jax[heif]'") from error
     pillow_heif.register_heif_opener()
