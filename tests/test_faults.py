@@ -110,7 +110,7 @@ def test_a_full_disk_ends_the_run_which_resumes_once_there_is_space(
             os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(InputError) as refused:
         train.train(config(), data, run, progress=False)
-    expected = f"{last.parent}: not a readable checkpoint (remove the folder to go on from step 10): "
+    expected = f"{last.parent}: not a readable checkpoint (if damaged, remove the folder to go on from step 10; if of "
     assert str(refused.value).startswith(expected)
     shutil.rmtree(last.parent)
     train.train(config(), data, run, progress=False)

@@ -112,5 +112,6 @@ def _load(run: Path, wanted: dict[str, Any]) -> Any:
     except Exception as error:  # Orbax raises many types for a damaged folder
         remedy = f"go on from step {earlier[-1]}" if earlier else "start from scratch"
         raise InputError(
-            f"{folder}: not a readable checkpoint (remove the folder to {remedy}): {one_line(error)}"
+            f"{folder}: not a readable checkpoint (if damaged, remove the folder to {remedy}; if of another version, "
+            f"start a new run with --init {run}): {one_line(error)}"
         ) from error

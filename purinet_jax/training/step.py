@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad
 
 from purinet_jax.network.cpu.platform import traced_for_cpus
@@ -172,7 +173,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     if axis is not None:
         gradient, losses = lax.pmean((gradient, losses), axis)
     updates, optimizer_state = state.optimizer.update(gradient, state.optimizer_state, state.params)
-    metrics = {**losses, "loss": total_loss(losses), "gradient_norm": optax.tree.norm(gradient)}
+    metrics = {**losses, "loss": total_loss(losses), "gradient_norm": jnp.linalg.norm(ravel_pytree(gradient)[0])}
     params = optax.apply_updates(state.params, updates)
     average = state.average
     if state.average_decay:
