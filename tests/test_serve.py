@@ -241,7 +241,22 @@ def test_pages_of_other_sites_are_refused(server: Served) -> None:
     headers = {"Sec-Fetch-Site": "cross-site"}
     assert server.post("/v1/map", encoded(), **headers).error == "403 cross_site"
     assert server.get("/", **headers).status == 200  # a link
-    assert "access-control-allow-origin" not in server.post("/v1/map", encoded(), Origin="null").headers
+    # Over plain HTTP to another machine, browsers send no more than the origin.
+    own = f"127.0.0.1:{server.port}"
+    for origin in ("http://evil.example", "null", "", f"http://{own}.evil.example", "http://127.0.0.1:1"):
+        response = server.post("/v1/map", encoded(), Origin=origin)
+        assert response.error == "403 cross_site"
+        assert "access-control-allow-origin" not in response.headers
+    other_port = {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}
+    assert server.post("/v1/map", encoded(), **other_port).error == "403 cross_site"
+    for headers in (
+        {"Origin": f"http://{own}"},
+        {"Origin": "http://LOCALHOST", "Host": "localhost:80"},
+        {"Origin": "https://photos.example.org:8443"},  # named by --allowed-hosts
+        {"Origin": "https://site.example", "X-Forwarded-Host": "site.example:443, inner"},
+        {"Origin": "https://site.example", "Sec-Fetch-Site": "same-origin"},  # a proxy changed Host
+    ):
+        assert server.post("/v1/map", encoded(), **headers).status == 200
 
 
 def test_a_long_head_is_refused(server: Served) -> None:
@@ -264,7 +279,7 @@ def test_page_and_descriptions(server: Served) -> None:
     assert text["openapi"] == "3.1.0"
     assert set(text["paths"]) == {
         *(f"/v1/{kind}" for kind in KINDS),
-        *("/api/remove", "/v1.0/removebg", "/v1", "/health", "/metrics"),
+        *("/api/remove", "/v1.0/removebg", "/v1.0/account", "/v1", "/health", "/metrics"),
     }
     for path, operations in text["paths"].items():
         assert [server.get(path).status != 405] == ["get" in operations]
@@ -333,6 +348,7 @@ def test_images_and_metrics_need_the_token() -> None:
             assert served.get("/metrics", **headers).status == 401
         right = {"Authorization": "Bearer s3cret"}
         assert served.post("/v1/map", encoded(), **right).status == 200
+        assert served.post("/v1/map", encoded(), **right, Origin="null").status == 200  # an editor's plug-in
         assert served.get("/metrics", **right).status == 200
         assert [served.get(path).status for path in ("/", "/health", "/v1")] == [200] * 3
         assert served.get("/v1").json["token"] is True

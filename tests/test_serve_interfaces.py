@@ -229,7 +229,11 @@ def test_the_key_is_the_servers_token() -> None:
         assert (wrong.status, wrong.json["errors"][0]["code"]) == (403, "token")
         assert removebg(served, {}, **{"X-Api-Key": "s3cret"}).status == 200
         assert remove(served).error == "401 token"
+        assert served.get("/v1.0/account").status == 403
+        account = served.get("/v1.0/account", **{"X-Api-Key": "s3cret"}).json["data"]["attributes"]
+        assert account["credits"]["total"] == account["credits"]["payg"] > 0
+        assert account["api"]["free_calls"] > 0
         body, headers = form({"file": encoded()})
         for given in ({"X-Api-Key": "s3cret"}, {"Authorization": "Bearer s3cret"}):
             assert served.request("POST", "/api/remove", body, {**headers, **given}).status == 200
-        assert served.get("/v1.0/account").json["errors"][0]["code"] == "not_found"
+        assert served.get("/v1.0/nothing").json["errors"][0]["code"] == "not_found"

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, the loopback)")
     add("--port", type=_port, default=8000, help="port to listen on (default 8000; 0: any free one)")
-    hosts_help = "names, besides localhost, that requests may call the server by, for a proxy that passes Host on"
+    hosts_help = "names, besides localhost, of the sites by which a reverse proxy makes the server reachable"
     add("--allowed-hosts", nargs="+", default=[], metavar="NAME", help=hosts_help)
     add("--token-file", type=Path, metavar="FILE", help="token that requests need (default: PURINET_TOKEN, or none)")
     add_checkpoint(parser)

@@ -2,7 +2,6 @@
 description of the interface."""
 
 import asyncio
-import hmac
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
@@ -23,13 +22,13 @@ from starlette.routing import Route
 from purinet_jax.data.images import TooManyPixels
 from purinet_jax.errors import InputError
 from purinet_jax.prediction.rendering import KINDS
-from purinet_jax.serve.guard import Guard
+from purinet_jax.serve.guard import Guard, has_token
 from purinet_jax.serve.metrics import Metrics
 from purinet_jax.serve.openapi import describe
 from purinet_jax.serve.parameters import FORMATS, MEDIA_TYPES, parse_style, readable_endings
 from purinet_jax.serve.refusals import Limits, Refusal
 from purinet_jax.serve.rembg import parse_rembg
-from purinet_jax.serve.removebg import failure, parse_removebg, success
+from purinet_jax.serve.removebg import ACCOUNT, failure, parse_removebg, success
 from purinet_jax.serve.uploads import Upload, checked, discard, read, read_fields
 from purinet_jax.serve.worker import Task, Worker
 from purinet_jax.version import __version__
@@ -41,7 +40,12 @@ _Body = AsyncGenerator[bytes, None]
 
 
 def make_app(
-    worker: Worker, limits: Limits, *, token: str | None = None, hosts: frozenset[str] | None = None
+    worker: Worker,
+    limits: Limits,
+    *,
+    token: str | None = None,
+    hosts: frozenset[str] | None = None,
+    sites: frozenset[str] = frozenset(),
 ) -> Starlette:
     """Returns the application, for any ASGI server.
 
@@ -51,8 +55,11 @@ def make_app(
       token: what requests for images and metrics must carry (`Authorization: Bearer …`), if not None.
       hosts: names that requests may call the server by, without ports; None for any. On the loopback they are needed:
         otherwise a web page could point its own name there and use the server.
+      sites: names, without ports, of sites whose pages may use the server, in addition to its own page. It is needed
+        if a reverse proxy changes the `Host` header and does not set `X-Forwarded-Host`.
     """
-    endpoints = _Endpoints(worker, limits, token)
+    key = None if token is None else token.encode()
+    endpoints = _Endpoints(worker, limits, key)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -69,8 +76,9 @@ def make_app(
             Route("/v1/{kind}", endpoints.image, methods=["POST"]),
             Route("/api/remove", endpoints.rembg, methods=["GET", "POST"]),
             Route(f"{_REMOVEBG}removebg", endpoints.removebg, methods=["POST"]),
+            Route(f"{_REMOVEBG}account", endpoints.removebg_account, methods=["GET"]),
         ],
-        middleware=[Middleware(Guard, hosts=hosts)],
+        middleware=[Middleware(Guard, hosts=hosts, sites=sites, token=key)],
         exception_handlers={HTTPException: _refuse, Exception: _refuse},
         lifespan=lifespan,
     )
@@ -96,10 +104,10 @@ async def _refuse(request: Request, error: Exception) -> Response:
 class _Endpoints:
     """The endpoints and what they share."""
 
-    def __init__(self, worker: Worker, limits: Limits, token: str | None) -> None:
+    def __init__(self, worker: Worker, limits: Limits, token: bytes | None) -> None:
         self._worker = worker
         self._limits = limits
-        self._token = None if token is None else token.encode()
+        self._token = token
         self._kinds = tuple(kind for kind in KINDS if kind != "attention" or worker.attention)
         self._uploads: set[Upload] = set()
         self._metrics = Metrics()
@@ -153,6 +161,10 @@ class _Endpoints:
             return success(image, media_type, request.headers.get("accept", ""))
 
         return await self._counted(request, "removebg", respond)
+
+    async def removebg_account(self, request: Request) -> Response:
+        self._authorise(request)
+        return JSONResponse(ACCOUNT)
 
     async def _read_task(
         self, request: Request, body: _Body, parse: Callable[[dict[str, str | bytes]], Task], upload: Upload
@@ -210,10 +222,7 @@ class _Endpoints:
                 future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._uploads.discard, upload))
 
     def _authorise(self, request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            given = request.headers.get("x-api-key", "")
-        if self._token is not None and not hmac.compare_digest(given.strip().encode("latin-1"), self._token):
+        if self._token is not None and not has_token(request.headers, self._token):
             reason = "needs the server's token: Authorization: Bearer … or X-Api-Key: …"
             raise Refusal("token", reason, {"www-authenticate": "Bearer"})
 

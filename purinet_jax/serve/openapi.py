@@ -89,6 +89,9 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
                     "remove.bg's interface. Errors are as that service writes them.", removebg.FIELDS, [], *others
                 )
             },
+            "/v1.0/account": {
+                "get": get("remove.bg's account, always with the same credits.", "application/json") | secured
+            },
             "/v1": {"get": get("The kinds, formats and limits.", "application/json")},
             "/health": {"get": get("Whether the server works (otherwise 503).", "application/json")},
             "/metrics": {"get": get("Metrics for Prometheus.", "text/plain") | secured},

@@ -42,6 +42,17 @@ FIELDS = {
 }
 """Field of a form or of a JSON object → its description."""
 
+_CREDITS = 1_000_000
+ACCOUNT = {
+    "data": {
+        "attributes": {
+            "credits": {"total": _CREDITS, "subscription": 0, "payg": _CREDITS, "enterprise": 0},
+            "api": {"free_calls": _CREDITS, "sizes": "all"},
+        }
+    }
+}
+"""The response of `/v1.0/account`: always the same credits, because clients stop when they have none."""
+
 _PIXELS = {
     **dict.fromkeys(("preview", "small", "regular"), 250_000),
     "medium": 1_500_000,

@@ -66,11 +66,12 @@ def make_server(
     """Returns uvicorn's server of `make_app`.
 
     On the loopback, requests must call it by one of `LOOPBACK_HOSTS` or of `allowed_hosts`: a reverse proxy may pass on
-    the `Host` header with its own name.
+    the `Host` header with its own name. Pages of `allowed_hosts` may use it in addition to its own page.
     """
-    hosts = LOOPBACK_HOSTS.union(map(without_port, allowed_hosts)) if in_url(host) in LOOPBACK_HOSTS else None
+    sites = frozenset(map(without_port, allowed_hosts))
+    hosts = LOOPBACK_HOSTS | sites if in_url(host) in LOOPBACK_HOSTS else None
     config = uvicorn.Config(
-        make_app(worker, limits, token=token, hosts=hosts),
+        make_app(worker, limits, token=token, hosts=hosts, sites=sites),
         loop="asyncio",
         http="h11",
         ws="none",
