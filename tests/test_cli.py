@@ -256,6 +256,8 @@ def test_predict_refuses_before_it_writes(
         "--fill-holes --output-kind attention": "fill_holes: is not for attention",
         "--keep largest --output-kind attention": "keep_largest: is not for attention",
         "--matting --output-kind mask": "matting: is for cutout, not mask",
+        "--smooth": "smooth: is for videos, and there is none",
+        "--smooth --ray local": "smooth: is for videos, which --ray does not read",
         "--background blur:0% --output-kind cutout": "blur: its strength must be between 0 and 1 (100%), not 0.0",
         "--background no --output-kind cutout": "background: 'no' is neither an image's file nor a colour nor blur",
         "--background blur:x --output-kind cutout": "blur: 'x' is neither a percentage nor a number",

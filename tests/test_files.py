@@ -537,6 +537,12 @@ def test_backgrounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_background("white") == (255, 255, 255)
     assert read_background("#0180ff") == read_background("#0180ffff") == (1, 128, 255)
     assert read_background("#0180ff80") == (1, 128, 255, 128)
+    assert read_background("rgba(1, 128, 255, 0.5)") == read_background("RGBA(1,128,255,50%)") == (1, 128, 255, 128)
+    assert read_background("rgba(1, 128, 255, 1)") == (1, 128, 255)
+    assert read_background("transparent") == read_background("rgba(0, 0, 0, 0)") == (0, 0, 0, 0)
+    for alpha in ("128", "-0.1", "nan", "inf", "x", ""):  # 128 is Pillow's scale
+        with pytest.raises(InputError, match="is neither an image's file nor a colour"):
+            read_background(f"rgba(255, 0, 0, {alpha})")
     assert read_background("blur") == Blur()
     assert read_background("blur:3%") == read_background("blur:0.03") == Blur(0.03)
     half = write(tmp_path / "half.png", np.dstack([RGB, RGB[..., 0]]))
@@ -609,6 +615,17 @@ def test_bad_images_are_named_and_the_others_predicted(tmp_path: Path, batch_siz
         assert (error is None) == (index not in (0, 3, 4))
         assert error is None or error == f"{tmp_path / str(index)}.png: not an image, or a damaged one"
     assert sorted(file.stem for file in (tmp_path / "out").iterdir()) == ["1", "2", "5"]
+
+
+def test_folders_made_for_outputs_that_all_fail_are_removed(tmp_path: Path) -> None:
+    good, bad = write(tmp_path / "in" / "a.png"), tmp_path / "in" / "below" / "b.png"
+    write(bad).write_bytes(b"no image")
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "new" / "out", tmp_path / "mine"):
+        assert run([Job(bad, folder / "b.png")]) != [None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "mine"]
+    run(plan([good.parent], tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
 def test_outputs_that_cannot_be_written_are_named(tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def test_a_file_that_fails_is_tried_again_only_when_it_changes(looks: Looks, tmp
     assert "not an image" in str(found[0][1])
 
 
+def test_a_file_that_changes_is_done_again_if_outputs_are_replaced(looks: Looks, tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    photo(folder / "a.png")
+    photo(folder / "b.png")
+    looks.between = {4: lambda: photo(folder / "a.png", (40, 50)), 8: lambda: shutil.rmtree(output)}
+    found = looks.run(folder, 12, output, existing="overwrite")
+    assert [name for name, _ in found] == ["a.png", "b.png", "a.png"]
+    looks.between = {4: lambda: photo(folder / "a.png", (30, 20))}
+    assert looks.run(folder, 9, output) == [("a.png", None), ("b.png", None)]
+    with Image.open(output / "a.png") as image:
+        assert image.size == (50, 40)
+
+
 def test_a_removed_and_a_second_file_of_a_stem(looks: Looks, tmp_path: Path) -> None:
     folder, output = tmp_path / "in", tmp_path / "out"
     photo(folder / "a.png")
@@ -141,6 +154,8 @@ def test_the_command_refuses_what_cannot_be_watched(tmp_path: Path, capsys: pyte
     for output in ("-", str(tmp_path / "b.png")):
         assert_refused(capsys, ["predict", str(tmp_path), "--watch", "-o", output], f"{output} is not a folder")
     assert_refused(capsys, ["predict", str(tmp_path), "--watch", "--ray", "local"], "--watch: not with --ray")
+    if Path("/proc/self").exists():  # in which not even root can write
+        assert_refused(capsys, ["predict", "/proc/self", "--watch"], "/proc/self: cannot be written to")
 
 
 @pytest.mark.slow

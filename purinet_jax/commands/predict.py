@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch",
         action="store_true",
         help="go on with files that are added to the folders, until Ctrl-C; outputs that exist are kept unless "
-        "--overwrite is given",
+        "--overwrite is given, with which files that change are done again",
     )
     add_checkpoint(parser)
     parser.add_argument(
@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from purinet_jax.prediction.files import ENDINGS, STANDARD, plan, predict_files
+    from purinet_jax.prediction.files import ENDINGS, STANDARD, is_video, plan, predict_files
     from purinet_jax.prediction.rendering import Style, read_background, read_share
 
     kind = arguments.output_kind
@@ -125,6 +125,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ray is not None:
         if arguments.watch:
             raise InputError("--watch: not with --ray")
+        if arguments.smooth:
+            raise InputError("smooth: is for videos, which --ray does not read")
         return _run_on_ray(arguments, style)
     if arguments.quiet:
         logging.getLogger("purinet_jax").setLevel(logging.WARNING)
@@ -142,6 +144,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json and jobs and jobs[0].output == STANDARD:
         raise InputError("--json: the standard output is the image's; give -o a file or folder")
+    named = [*refused, *(str(job.source) for job in jobs)]
+    if arguments.smooth and not arguments.skip_existing and not any(map(is_video, named)):  # skipped ones are unknown
+        raise InputError("smooth: is for videos, and there is none")
     json_lines = sys.stdout if arguments.json else None
     failed = [(source, "", error) for source, error in refused.items()]
     _, errors = _report(failed, len(failed), json_lines, progress=False)
@@ -183,8 +188,8 @@ def _watch(arguments: argparse.Namespace, style: "Style", ending: str | None) ->
     output = arguments.output
     if output is not None and not Path(output).is_dir() and (output == "-" or Path(output).suffix in ENDINGS.values()):
         raise InputError(f"--watch: {output} is not a folder")
-    if output is not None:
-        check_output_folder(output)
+    for folder in arguments.images if output is None else [output]:
+        check_output_folder(folder)
     from purinet_jax.devices import describe_devices
     from purinet_jax.prediction.predictor import load
 

@@ -9,7 +9,8 @@ import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -236,7 +237,7 @@ def _check_replaced(named: Sequence[tuple[str, str]], taken: Mapping[str, str]) 
 def predict_files(
     predictor: "Predictor", jobs: Sequence[Job], style: Style, *, batch_size: int = 1, progress: bool = False
 ) -> Generator[Result]:
-    """Writes the output files that were planned, each atomically.
+    """Writes the output files that were planned, each atomically. Folders made for them that stay empty are removed.
 
     Args:
       predictor: the network.
@@ -259,8 +260,20 @@ def predict_files(
     refusal = _video_refusal(style) if videos else None
     if refusal is not None and not images:
         raise refusal
-    for folder in dict.fromkeys(job.output.parent for job in jobs if job.output != STANDARD):
-        _make_folder(folder)
+    with _folders(job.output.parent for job in jobs if job.output != STANDARD):
+        yield from _write_files(predictor, images, videos, refusal, style, batch_size, progress)
+
+
+def _write_files(
+    predictor: "Predictor",
+    images: Sequence[Job],
+    videos: Sequence[Job],
+    refusal: InputError | None,
+    style: Style,
+    batch_size: int,
+    progress: bool,
+) -> Generator[Result]:
+    """`predict_files` for folders that exist; `refusal` is why no video can be rendered, if so."""
     standard_input = sys.stdin.buffer.read() if any(job.source == STANDARD for job in images) else b""
     piped: dict[Path, bytes] = {}
 
@@ -281,6 +294,7 @@ def predict_files(
         if job.output == STANDARD:
             _write_standard_output(data)
         else:
+            _make_folder(job.output.parent)  # another process that made it may have removed it while it was empty
             write_atomically(job.output, data)
 
     delivered = render_stream(predictor, len(images), source, deliver, style, batch_size=batch_size)
@@ -290,6 +304,7 @@ def predict_files(
         try:
             if refusal is not None:
                 raise InputError(f"{job.source}: {refusal}")
+            _make_folder(job.output.parent)
             predict_video(predictor, job.source, job.output, style, batch_size=batch_size, progress=progress)
         except InputError as error:
             yield Result(job, str(error))
@@ -314,6 +329,21 @@ def _write_standard_output(data: bytes) -> None:
         raise
     except OSError as error:
         raise InputError(f"stdout: cannot be written: {reason(error)}") from error
+
+
+@contextmanager
+def _folders(folders: Iterable[Path]) -> Iterator[None]:
+    """Makes folders for outputs, and removes those of them that are empty when the block ends."""
+    made: list[Path] = []
+    try:
+        for folder in dict.fromkeys(folders):
+            made += (path for path in reversed((folder, *folder.parents)) if not os.path.lexists(path))
+            _make_folder(folder)
+        yield
+    finally:
+        for path in reversed(made):
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _make_folder(folder: Path) -> None:

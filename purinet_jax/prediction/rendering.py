@@ -339,13 +339,20 @@ def read_share(name: str, text: str) -> float:
 
 def read_colour(text: str) -> tuple[int, ...] | None:
     """Returns red, green and blue of a CSS colour (white, #80ff00, rgb(0, 90, 0)), and alpha unless it is opaque
-    (#80ff0080); None if it is no colour."""
+    (transparent, #80ff0080, rgba(0, 90, 0, 0.5)); None if it is no colour."""
     from PIL import ImageColor
 
+    text = text.lower()
+    if text == "transparent":
+        return (0, 0, 0, 0)
     try:
-        colour = ImageColor.getrgb(text)
-    except ValueError:
+        if text.startswith("rgba("):  # Pillow takes alpha from 0 to 255, and CSS from 0 to 1
+            rgb, _, alpha = text.rstrip(" )").rpartition(",")
+            colour = *ImageColor.getrgb(f"{rgb.replace('rgba', 'rgb')})"), round(255 * read_share("alpha", alpha))
+        else:
+            colour = ImageColor.getrgb(text)
+    except (InputError, OverflowError, ValueError):  # infinite alpha overflows
         return None
-    if max(colour) > 255:
+    if not _are_levels(colour):
         return None
     return colour[:3] if colour[3:] == (255,) else colour

@@ -40,8 +40,9 @@ def watch(
     """Writes the outputs of the files in folders, and of those that are added later.
 
     A file is read once its size and modification time are the same at two looks, `interval` seconds apart, and done
-    once; one that fails is tried again when it changes. Between looks at folders in which nothing is added or removed,
-    only the folders' modification times are read.
+    once, or with "overwrite" again when it changes; one that fails is tried again when it changes. Between looks at
+    folders in which nothing is added or removed, only modification times are read: the folders', and with "overwrite"
+    the files'.
 
     Args:
       predictor: the network.
@@ -60,7 +61,7 @@ def watch(
     times: dict[str, int] = {}
     seen: dict[str, _Signature] = {}
     failed: dict[str, _Signature] = {}
-    done: set[str] = set()
+    done: dict[str, _Signature] = {}
     reported: set[str] = set()
     level = inputs.logger.level
     try:
@@ -80,23 +81,25 @@ def watch(
                 )
                 inputs.logger.setLevel(logging.WARNING)  # which files are passed over is said once
                 jobs = {str(job.source): job for job in planned}
-                done = {source for source in done if os.path.exists(source)}
+                done = {source: signature for source, signature in done.items() if os.path.exists(source)}
                 for path, error in errors.items():
                     if path not in folders and error not in reported:  # a folder without images is none
                         reported.add(error)
                         yield Result(Job(Path(path), Path()), error)
-            now = {source: signature for source in jobs if source not in done and (signature := _signature(source))}
-            ready = [source for source, signature in now.items() if seen.get(source) == signature != failed.get(source)]
+            pending = (source for source in jobs if existing == "overwrite" or source not in done)
+            now = {source: signature for source in pending if (signature := _signature(source))}
+            ready = [
+                source
+                for source, signature in now.items()
+                if seen.get(source) == signature and signature not in (failed.get(source), done.get(source))
+            ]
             if ready:
                 with closing(
                     predict_files(predictor, [jobs[source] for source in ready], style, batch_size=batch_size)
                 ) as results:
                     for result in results:
                         source = str(result.job.source)
-                        if result.error is None:
-                            done.add(source)
-                        else:
-                            failed[source] = now[source]
+                        (done if result.error is None else failed)[source] = now[source]
                         yield result
             seen = now
             time.sleep(max(0.0, interval - (time.monotonic() - start)))
