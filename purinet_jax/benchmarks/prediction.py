@@ -49,6 +49,7 @@ def benchmark_predict(*, size: int, images: int = 300, large_side: int = 10_000,
         say(f"measuring an image of {large_side}×{large_side}")
         Image.open(first).resize((large_side, large_side)).save(large, quality=90)
         seconds, memory = _predict(large, size, Path(scratch), "cache0", "--output-kind", "cutout")
+    temporary_paths.discard(scratch)
     result["first_image_s"] = {"without_cache": _median_seconds(cold), "with_cache": _median_seconds(warm)}
     result["folder"] = {
         "seconds": _median_seconds(runs),
