@@ -5,6 +5,7 @@ exception would be lost (inside an import, or in a callback of the garbage colle
 closing takes longer than `_SECONDS`.
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ _KINDS = (signal.SIGINT, signal.SIGTERM)
 
 def handle() -> None:
     """Installs the handlers, except for a signal that is ignored, as a shell sets SIGINT for background processes."""
+    atexit.register(_skip_destructors)  # before others are, so that it runs after them
     hook = sys.unraisablehook
 
     def end_if_lost(unraisable: Any) -> None:
@@ -38,6 +40,12 @@ def handle() -> None:
     for kind in _KINDS:
         if signal.getsignal(kind) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(kind, _interrupt)
+
+
+def _skip_destructors() -> None:
+    """Ends an interrupted process before the destructors of XLA, which crash while its threads compile."""
+    if received is not None:
+        os._exit(128 + received)
 
 
 def finish() -> None:
