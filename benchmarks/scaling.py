@@ -8,12 +8,10 @@ processes hardly change.
 
 import argparse
 import json
-import resource
-import time
 
 import numpy as np
 
-from purinet_jax.benchmarks.machine import heading, in_process, say
+from purinet_jax.benchmarks.machine import heading, in_process, say, timings
 from purinet_jax.benchmarks.network import repeatable_train_step
 from purinet_jax.network.config import ModelConfig
 
@@ -43,13 +41,7 @@ def measure(config: ModelConfig, size: int, batch_size: int, dtype: str, repeats
     """Seconds and CPU seconds of the fastest step, in a fresh process."""
     run = repeatable_train_step(config, size=size, batch_size=batch_size, dtype=dtype)
     run()
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats):
-        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-        run()
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        seconds.append(time.perf_counter() - start)
-        cpu_seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    seconds, cpu_seconds = timings(run, repeats)
     return {"s": round(min(seconds), 4), "cpu_s": round(min(cpu_seconds), 4)}
 
 

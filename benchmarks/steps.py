@@ -9,7 +9,6 @@ device's processor time. Each way runs in a fresh process.
 import argparse
 import json
 import os
-import resource
 import statistics
 import time
 from typing import Any
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 
-from purinet_jax.benchmarks.machine import heading, in_process, say
+from purinet_jax.benchmarks.machine import heading, in_process, say, timings
 from purinet_jax.network.config import ModelConfig
 from purinet_jax.training.initial import draw
 from purinet_jax.training.losses import Objective
@@ -78,14 +77,13 @@ def measure(way: str, config: ModelConfig, batch_size: int, size: int, repeats: 
     state, metrics = step(state, batch)
     loss = float(np.mean(metrics["loss"]))
     compiled = time.perf_counter() - start
-    seconds, processor_seconds = [], []
-    for _ in range(repeats):
-        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+
+    def run() -> None:
+        nonlocal state
         state, metrics = step(state, batch)
         jax.block_until_ready((state, metrics))
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        seconds.append(time.perf_counter() - start)
-        processor_seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    seconds, processor_seconds = timings(run, repeats)
     return {
         "median_ms": round(statistics.median(seconds) * 1000, 1),
         "median_processor_ms": round(statistics.median(processor_seconds) * 1000, 1),

@@ -22,6 +22,18 @@ def milliseconds(run: Callable[[], Any]) -> float:
     return (time.perf_counter() - start) * 1000
 
 
+def timings(run: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
+    """Returns the seconds of each of several calls, and the processor's seconds over all cores."""
+    seconds, processor_seconds = [], []
+    for _ in range(repeats):
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+        run()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        seconds.append(time.perf_counter() - start)
+        processor_seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return seconds, processor_seconds
+
+
 def in_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Returns the result of a module's function in a fresh process, whose peak memory and devices are its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from purinet_jax.prediction.cutouts import object_colours
-from purinet_jax.prediction.refine import GuidedFilter, upsampled_strips
+from purinet_jax.prediction.refine import GuidedFilter, linear, upsampled_strips
 
 # The saliency of sure background and of the sure object.
 _LOW, _HIGH = 0.02, 0.95
@@ -65,10 +65,8 @@ def matte(image: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) -> tu
     else:
         coefficients = GuidedFilter(small, *_UPSAMPLING).coefficients(values)
         planes = cv2.merge([*coefficients, inside.astype(np.float32), band.astype(np.float32)])
-        for rows, (red, green, blue, constant, inner, unknown) in upsampled_strips(planes, height, width):
-            colours = image[rows] * np.float32(1 / 255)
-            fitted = red * colours[..., 0] + green * colours[..., 1] + blue * colours[..., 2] + constant
-            alpha[rows] = _levels(np.where(unknown > 0, fitted, inner))
+        for rows, (*fit, inner, unknown) in upsampled_strips(planes, height, width):
+            alpha[rows] = _levels(np.where(unknown > 0, linear(fit, image[rows]), inner))
     result = np.empty_like(image)
     for rows, strip in object_colours(image, alpha):
         result[rows] = strip

@@ -7,7 +7,7 @@ Guided Filter, arXiv 1505.00996; He, Sun, Tang: Guided Image Filtering, TPAMI 20
 Unlike in the papers, the map's logits are filtered: averages of probabilities would blur it away from edges, too.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -61,10 +61,16 @@ def refined_strips(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) 
     probability = np.clip(saliency, _MARGIN, 1 - _MARGIN)
     logits = np.log(probability / (1 - probability))
     coefficients = cv2.merge(GuidedFilter(square, RADIUS, EPSILON).coefficients(logits))
-    for rows, (red, green, blue, constant) in upsampled_strips(coefficients, *image.shape[:2]):
-        colours = image[rows] * np.float32(1 / 255)
-        logits = red * colours[..., 0] + green * colours[..., 1] + blue * colours[..., 2] + constant
-        yield rows, 1 / (1 + np.exp(-logits))
+    for rows, planes in upsampled_strips(coefficients, *image.shape[:2]):
+        yield rows, 1 / (1 + np.exp(-linear(planes, image[rows])))
+
+
+def linear(coefficients: Iterable[np.ndarray], image: np.ndarray) -> np.ndarray:
+    """Returns, float32 [height, width], the linear function of an image's colours, uint8 [height, width, 3], of which
+    `GuidedFilter.coefficients` are the four coefficients of each pixel."""
+    red, green, blue, constant = coefficients
+    colours = image * np.float32(1 / 255)
+    return red * colours[..., 0] + green * colours[..., 1] + blue * colours[..., 2] + constant
 
 
 class GuidedFilter:
