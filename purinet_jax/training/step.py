@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.interpreters import ad
 
-from purinet_jax.network.cpu.platform import traced_for_cpus
+from purinet_jax.network.cpu.platform import for_all_platforms, traced_for_cpus
 from purinet_jax.network.cpu.varying import vary_alike
 from purinet_jax.network.layers import averaged_over
 from purinet_jax.network.model import PurNet, normalise
@@ -277,6 +277,10 @@ def sharded_step(mesh: jax.sharding.Mesh) -> Step:
         raise ValueError(f"the mesh's axes are {mesh.axis_types}, the train step needs AxisType.Auto")
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names[0]))
-    return jax.jit(
-        train_step, in_shardings=(replicated, split), out_shardings=(replicated, replicated), donate_argnums=0
-    )
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        # The partitioner takes a quarter of an hour for the convolutions that are written out for CPUs.
+        with for_all_platforms():
+            return train_step(state, batch)
+
+    return jax.jit(step, in_shardings=(replicated, split), out_shardings=(replicated, replicated), donate_argnums=0)
