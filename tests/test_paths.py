@@ -218,6 +218,7 @@ def test_devices_are_not_read(folder: Path, capsys: pytest.CaptureFixture[str], 
         ["prepare", "duts", "--data", "/dev/null", "-o", str(tmp_path)],
         ["predict", str(image), "--output-kind", "cutout", "--background", "/dev/null", "-o", str(tmp_path)],
         ["predict", "/dev/null", "-o", str(tmp_path)],
+        ["serve", "--token-file", "/dev/null"],
     ):
         assert_refused(capsys, arguments, "/dev/null: ", "is a device")
     assert not list(tmp_path.iterdir())

@@ -53,6 +53,15 @@ def assert_same(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> No
         assert got[name].flags.writeable, name
 
 
+@pytest.mark.parametrize("name", ["link.pth", "link.npz", "link.safetensors"])
+@pytest.mark.parametrize("read", [read_tensors, read_metadata])
+def test_devices_and_pipes_are_not_read(tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=rf"{name}: is a device, pipe or socket"):
+        read(path)
+
+
 @pytest.mark.parametrize("name", ["zip.pth", "legacy.pth"])
 def test_reads_what_pytorch_wrote(name: str) -> None:
     tensors = read_tensors(FIXTURES / name)

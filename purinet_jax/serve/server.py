@@ -11,7 +11,7 @@ import uvicorn
 
 from purinet_jax import interrupts
 from purinet_jax.errors import InputError
-from purinet_jax.files import reason
+from purinet_jax.files import read_bytes, reason
 from purinet_jax.serve.app import make_app
 from purinet_jax.serve.guard import without_port
 from purinet_jax.serve.refusals import MAX_HEAD_BYTES, Limits
@@ -32,11 +32,9 @@ def read_token(file: Path | None) -> str | None:
     Raises InputError if the file cannot be read, or the token is empty, of several words or not ASCII.
     """
     try:  # editors of Windows write a byte order mark
-        text = os.environ.get(_TOKEN_VARIABLE) if file is None else file.read_text("utf-8-sig")
+        text = os.environ.get(_TOKEN_VARIABLE) if file is None else read_bytes(file).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = ""
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {reason(error)}") from error
     token = None if text is None else text.strip()
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise InputError(f"{file or _TOKEN_VARIABLE}: holds no token; one is a line of ASCII letters and digits")

@@ -126,9 +126,11 @@ def write_tensors(
 
 
 def _checked_suffix(path: Path) -> str:
-    """The ending of a file's name in lower case, if it is one that is read."""
+    """The ending of a file's name in lower case, if it is one that is read, and the file not one that may not end."""
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"tensor files end in {', '.join(_SUFFIXES)}")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError("is a device, pipe or socket, not a file")
     return path.suffix.lower()
 
 
