@@ -13,7 +13,7 @@ import numpy as np
 from purinet_jax.data.archives import without_ending
 from purinet_jax.data.masks import GREY, Coding, understand
 from purinet_jax.data.pairs import Pairs, by_stem, open_pairs
-from purinet_jax.data.storage import Storage, open_storage
+from purinet_jax.data.storage import Storage, open_storage, prepared_folder
 from purinet_jax.errors import InputError
 
 # Worker processes import this module without JAX.
@@ -112,7 +112,8 @@ def open_masks(path: str | Path, name: str | None = None, object_labels: Sequenc
     storage = open_storage(path)
     members = by_stem(path, (member for member, _ in storage.images()))
     if not members:
-        raise InputError(f"{path}: holds no masks")
+        hint = f"; a prepared set is given with --data, as {path}:SPLIT" if prepared_folder(path) else ""
+        raise InputError(f"{path}: holds no masks{hint}")
     masks = Files(path, storage, members, understand(path, list(members.values()), storage.read, object_labels))
     if name is None:
         stem = _stem(path)
