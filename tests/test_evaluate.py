@@ -238,7 +238,7 @@ def test_what_cannot_be_evaluated_is_refused(root: Path, tmp_path: Path) -> None
             opening(tmp_path / "nowhere")
     (tmp_path / "none" / "1.0.0").mkdir()
     (tmp_path / "none" / "1.0.0" / "dataset_info.json").write_text("{}")
-    with pytest.raises(InputError, match="a prepared set is given with --data, as .*none:SPLIT"):
+    with pytest.raises(InputError, match=r"a prepared set is given with --data, as .*none:SPLIT"):
         open_masks(tmp_path / "none")
     shutil.copytree(root / "red", root / "red" / "copy")
     with pytest.raises(InputError, match=r"red: two files named 0: "):
