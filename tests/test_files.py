@@ -27,10 +27,11 @@ from purinet_jax.data.results import RESULT_KINDS
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
 from purinet_jax.prediction import rendering
+from purinet_jax.prediction.backgrounds import Blur, read_background
 from purinet_jax.prediction.cutouts import binary_mask, cutout, multiply, overlay, visible
 from purinet_jax.prediction.files import STANDARD, Existing, Job, plan, predict_files
 from purinet_jax.prediction.refine import refine_map
-from purinet_jax.prediction.rendering import KINDS, Blur, Kind, Style, read_background
+from purinet_jax.prediction.rendering import KINDS, Kind, Style
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 

@@ -15,8 +15,9 @@ from helpers.served import Served, serving
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from purinet_jax.prediction.backgrounds import Blur
 from purinet_jax.prediction.files import plan, predict_files
-from purinet_jax.prediction.rendering import Blur, Kind, Style
+from purinet_jax.prediction.rendering import Kind, Style
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)")

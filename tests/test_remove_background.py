@@ -16,8 +16,9 @@ from purinet_jax.data.images import read_srgb
 from purinet_jax.data.synthetic import draw_example
 from purinet_jax.errors import InputError
 from purinet_jax.prediction import predictor as predictor_module
+from purinet_jax.prediction.backgrounds import Blur
 from purinet_jax.prediction.predictor import Predictor, load
-from purinet_jax.prediction.rendering import Blur, CutoutOptions, Style
+from purinet_jax.prediction.rendering import CutoutOptions, Style
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from helpers.networks import Brightness
 from helpers.project_scripts import import_script
 
-from purinet_jax.prediction.rendering import Blur, Style
+from purinet_jax.prediction.backgrounds import Blur
+from purinet_jax.prediction.rendering import Style
 from purinet_jax.prediction.smoothing import Smoother
 
 RNG = np.random.default_rng(0)

@@ -105,8 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
+    from purinet_jax.prediction.backgrounds import read_background, read_share
     from purinet_jax.prediction.files import ENDINGS, STANDARD, is_video, plan, predict_files
-    from purinet_jax.prediction.rendering import Style, read_background, read_share
+    from purinet_jax.prediction.rendering import Style
 
     kind = arguments.output_kind
     ending = ENDINGS.get(arguments.format)

@@ -1,6 +1,7 @@
+from .backgrounds import Blur, read_background
 from .files import Job, Result, plan, predict_files
 from .predictor import Predictor, load, predict_stream, remove_background
-from .rendering import Blur, Style, read_background, render
+from .rendering import Style, render
 
 __all__ = [
     "Blur",

@@ -22,10 +22,11 @@ from purinet_jax.data.images import read_srgb, to_alpha, to_png, to_rgb, to_srgb
 from purinet_jax.errors import InputError
 from purinet_jax.network.cpu.platform import compile_forward_pass
 from purinet_jax.network.folding import apply_folds, find_folds
+from purinet_jax.prediction.backgrounds import read_background
 from purinet_jax.prediction.cutouts import visible
 from purinet_jax.prediction.inputs import refuse_address
 from purinet_jax.prediction.refine import refine_map, released_map, resize_map
-from purinet_jax.prediction.rendering import CutoutOptions, Style, read_background, render, style_metadata
+from purinet_jax.prediction.rendering import CutoutOptions, Style, render, style_metadata
 from purinet_jax.prediction.stream import SquareImage, checked_size, inference_stream
 from purinet_jax.weights.shipped import Traced, load_shipped, load_traced, shipped_name
 

@@ -8,7 +8,8 @@ from PIL import features
 
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.errors import InputError
-from purinet_jax.prediction.rendering import Kind, Style, read_blur, read_colour, read_share
+from purinet_jax.prediction.backgrounds import read_blur, read_colour, read_share
+from purinet_jax.prediction.rendering import Kind, Style
 from purinet_jax.serve.refusals import Refusal
 
 FORMATS = ("png", "webp")

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 
+from purinet_jax.prediction.backgrounds import read_colour
 from purinet_jax.prediction.cutouts import composite
-from purinet_jax.prediction.rendering import Style, read_colour
+from purinet_jax.prediction.rendering import Style
 from purinet_jax.serve.parameters import read_flag, read_texts
 from purinet_jax.serve.refusals import Refusal
 from purinet_jax.serve.worker import Task
