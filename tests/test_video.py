@@ -405,7 +405,7 @@ def test_videos_that_ffmpeg_does_not_support_are_not_called_damaged(tmp_path: Pa
             run(source, tmp_path / "b.mp4", Style())
 
 
-@pytest.mark.parametrize("ending", [".mov", ".gif"])
+@pytest.mark.parametrize("ending", [".mov", ".gif", ".webm"])
 def test_colours_under_alpha_0_are_neither_found_nor_shown(tmp_path: Path, ending: str) -> None:
     image = np.dstack([drawn(0), np.full((48, 64), 255, np.uint8)])
     image[:, :32] = (255, 0, 0, 0)
@@ -415,8 +415,9 @@ def test_colours_under_alpha_0_are_neither_found_nor_shown(tmp_path: Path, endin
         Image.fromarray(image).save(source, save_all=True, append_images=[flipped])
     else:
         with av.open(str(source), "w") as file:
-            stream = file.add_stream("png", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 64, 48, "rgba"
+            codec, pixels = ("png", "rgba") if ending == ".mov" else ("libvpx-vp9", "yuva420p")
+            stream = file.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
             file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
             file.mux(stream.encode(None))
     seen = []

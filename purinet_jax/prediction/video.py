@@ -75,7 +75,7 @@ def predict_video(
     MP4, M4V, QuickTime, Matroska and AVI are written as H.264, WebM as VP9 (with alpha for a cut-out without
     background), GIF with a palette per frame. Frames are turned upright. Matrix, range, primaries and transfer of the
     colours and the sample aspect ratio stay; values are 8-bit, and PQ and HLG are not tone-mapped. Alpha of frames is
-    applied as that of images; that of VP9 is not read.
+    applied as that of images.
 
     Args:
       predictor: the network.
@@ -131,7 +131,8 @@ def _first_frame(source: Path) -> Any:
             raise InputError(f"{source}: {_UNREADABLE}: it has no video track")
         if tracks[0].codec_context is None:
             raise InputError(f"{source}: {_UNREADABLE}: FFmpeg has no decoder for its video track")
-        first = next(video.decode(tracks[0]), None)
+        decoder = _decoder(tracks[0])
+        first = next((frame for packet in video.demux(tracks[0]) for frame in decoder.decode(packet)), None)
         if first is None:
             raise InputError(f"{source}: {_UNREADABLE}: it has no frames")
         return first
@@ -176,19 +177,30 @@ def _add_stream(written: Any, track: Any, first: Any, output: Path, style: Style
 def _frames(video: Any, written: Any, sounds: Mapping[int, Any], source: Path, output: Path) -> Iterator[Any]:
     """The frames of a video; packets of its sound, by stream index, are copied along the way."""
     in_avi = video.format.name == "avi"
+    decoder = _decoder(video.streams.video[0])
     slots: deque[int] = deque()  # AVI has a slot per packet; FFmpeg can guess the frames' times from them out of order
     with _errors_of(source, _UNREADABLE):
         for packet in video.demux(video.streams.video[0], *(video.streams[index] for index in sounds)):
             if packet.stream.type == "video":
                 if in_avi and packet.size:
                     slots.append(packet.dts)
-                for frame in packet.decode():
+                for frame in decoder.decode(packet):
                     frame.pts = slots.popleft() if slots else frame.pts
                     yield frame
             elif packet.dts is not None:  # the last packet of a stream is empty
                 packet.stream = sounds[packet.stream.index]
                 with _errors_of(output, "cannot be written"):
                     written.mux(packet)
+
+
+def _decoder(track: Any) -> Any:
+    """The decoder of a video's track: of VP8 and VP9 with alpha libvpx's, since FFmpeg's own leave alpha out."""
+    import av
+
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(track.codec_context.name)
+    if name is None or track.metadata.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return track.codec_context
+    return av.CodecContext.create(name, "r")
 
 
 def _is_rgb(frame: Any) -> bool:
