@@ -163,7 +163,12 @@ def test_the_command_prints_json_until_it_is_interrupted(tmp_path: Path) -> None
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     (folder / "bad.png").write_text("text")
-    command = [sys.executable, "-m", "purinet_jax.commands.main", "predict", str(folder), "-o", str(output)]
+    # A shell makes its background processes ignore Ctrl-C, which the tests may be.
+    program = (
+        "import signal, sys; from purinet_jax.commands.main import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, "predict", str(folder), "-o", str(output)]
     with subprocess.Popen(
         [*command, "--watch", "--json", "--checkpoint", "lite"],
         stdout=subprocess.PIPE,
