@@ -41,6 +41,11 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
         raise InputError(f"{name or path}: cannot be read: {reason(error)}") from error
 
 
+def is_special(path: str | Path) -> bool:
+    """Whether there is a device, pipe or socket at a path, which may not end and must not be replaced."""
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
 def check_output_file(path: str | Path) -> None:
     """Checks that a file can be written, before the work for it is done. Writes nothing.
 
@@ -82,7 +87,7 @@ def _exists(path: Path) -> bool:
 
 def _check_replaceable(path: Path) -> None:
     """Raises OSError if there is something other than a file or folder at a path, or the path cannot be used."""
-    if _exists(path) and os.path.exists(path) and not (path.is_file() or path.is_dir()):
+    if _exists(path) and is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers.commands import INTERRUPTIBLE
 from PIL import Image
 
 from purinet_jax.data.augment import resize_image
@@ -348,12 +349,7 @@ def test_workers_end_with_a_program_that_is_stopped_or_killed(tmp_path: Path, ho
         for folder in ("maps", "masks"):
             (tmp_path / folder).mkdir(exist_ok=True)
             (tmp_path / folder / f"{index}.png").write_bytes(image)
-    # A shell makes its background processes ignore Ctrl-C, which the tests may be.
-    program = (
-        "import signal, sys; from purinet_jax.commands.main import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
-    )
-    command = [sys.executable, "-c", program, "evaluate", "--workers", "2"]
+    command = [*INTERRUPTIBLE, "evaluate", "--workers", "2"]
     command += ["--maps", str(tmp_path / "maps"), "--masks", str(tmp_path / "masks")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
         deadline = time.monotonic() + 60

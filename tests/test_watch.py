@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.commands import assert_refused
+from helpers.commands import INTERRUPTIBLE, assert_refused
 from helpers.networks import Brightness
 from PIL import Image
 
@@ -163,12 +162,7 @@ def test_the_command_prints_json_until_it_is_interrupted(tmp_path: Path) -> None
     folder, output = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
     (folder / "bad.png").write_text("text")
-    # A shell makes its background processes ignore Ctrl-C, which the tests may be.
-    program = (
-        "import signal, sys; from purinet_jax.commands.main import main; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
-    )
-    command = [sys.executable, "-c", program, "predict", str(folder), "-o", str(output)]
+    command = [*INTERRUPTIBLE, "predict", str(folder), "-o", str(output)]
     with subprocess.Popen(
         [*command, "--watch", "--json", "--checkpoint", "lite"],
         stdout=subprocess.PIPE,

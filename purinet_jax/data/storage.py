@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from purinet_jax.data.archives import ENDINGS, OncePerProcess, Tar, Zip, is_ignored, is_image_path, open_archive
 from purinet_jax.errors import InputError
-from purinet_jax.files import read_bytes, reason
+from purinet_jax.files import is_special, read_bytes, reason
 
 # A mistyped path, such as a home folder, must not walk an entire disk.
 _DEPTH = 4
@@ -60,7 +60,7 @@ def open_storage(path: Path) -> Folder | Zip | Tar:
     """Opens a folder or archive. Raises InputError if there is neither, or for an archive that is not read."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if not path.is_dir() and not path.is_file():
+    if is_special(path):
         raise InputError(f"{path}: is a device or pipe, not a folder or archive")
     return Folder(path) if path.is_dir() else open_archive(path)
 

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 
 from purinet_jax.errors import InputError
-from purinet_jax.files import atomic_path
+from purinet_jax.files import atomic_path, is_special
 from purinet_jax.weights.pytorch_files import read_pytorch
 from purinet_jax.weights.untrusted import any_error_named, open_zip, printable
 
@@ -126,10 +126,10 @@ def write_tensors(
 
 
 def _checked_suffix(path: Path) -> str:
-    """The ending of a file's name in lower case, if it is one that is read, and the file not one that may not end."""
+    """The ending of a file's name in lower case. Raises InputError if it is none that is read, or for a device."""
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"tensor files end in {', '.join(_SUFFIXES)}")
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if is_special(path):
         raise InputError("is a device, pipe or socket, not a file")
     return path.suffix.lower()
 
