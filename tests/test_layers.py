@@ -1,5 +1,6 @@
 """Layers against plain NumPy loops and against XLA's own convolutions."""
 
+import contextlib
 from typing import Any
 
 import flax.linen as nn
@@ -10,8 +11,9 @@ import pytest
 from flax import traverse_util
 
 from purinet_jax.errors import InputError
-from purinet_jax.network.cpu.convolution import direct_convolution, unit_stride_convolution
+from purinet_jax.network.cpu.convolution import convolution, direct_convolution, unit_stride_convolution
 from purinet_jax.network.cpu.depthwise import depthwise_convolution, same_padding
+from purinet_jax.network.cpu.platform import for_all_platforms
 from purinet_jax.network.cpu.pooling import max_pool
 from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
 from purinet_jax.network.layers import (
@@ -127,6 +129,19 @@ def test_unit_stride_convolution_and_its_gradients_equal_xlas(size: int, dilatio
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == e.shape
         close(a, e, rtol=1e-4, atol=1e-4)
+
+
+def test_strided_1x1_convolution_is_a_product_on_cpus_only() -> None:
+    """XLA's GPU backend aborts on the gradient of the product of every second pixel."""
+    x, kernel, gradient = normal(0, 2, 5, 6, 3), normal(1, 1, 1, 3, 4), normal(2, 2, 3, 3, 4)
+    results = []
+    for context, name in ((contextlib.nullcontext(), "dot_general"), (for_all_platforms(), "conv_general_dilated")):
+        with context:
+            jaxpr = str(jax.make_jaxpr(lambda x, kernel: convolution(x, kernel, 2))(x, kernel))
+            assert [name for name in ("dot_general", "conv_general_dilated") if f"{name}[" in jaxpr] == [name]
+            results.append(output_and_gradients(lambda x, kernel: convolution(x, kernel, 2), gradient, x, kernel))
+    for product, direct in zip(*results, strict=True):
+        close(product, direct, rtol=1e-5, atol=1e-5)
 
 
 def test_unit_stride_convolution_under_vmap_and_jit_equals_one_at_a_time() -> None:

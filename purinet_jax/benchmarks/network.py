@@ -140,8 +140,13 @@ def repeatable_train_step(
     return run
 
 
-def lower_train_step(model: PurNet, batch_size: int, size: int) -> jax.stages.Lowered:
-    """Lowers the train step (stage 3's losses, SGD) for one device from shapes alone; its state is donated."""
+def lower_train_step(
+    model: PurNet, batch_size: int, size: int, sharding: jax.sharding.Sharding | None = None
+) -> jax.stages.Lowered:
+    """Lowers the train step (stage 3's losses, SGD) for one device from shapes alone; its state is donated.
+
+    `sharding` places state and batch on the device, the default one if it is `None`.
+    """
 
     def initial_state() -> Any:
         return create_state(model, _variables(model), make_optimizer(OptimizerConfig(), 1000), Objective())
@@ -151,7 +156,10 @@ def lower_train_step(model: PurNet, batch_size: int, size: int) -> jax.stages.Lo
         "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
         "mask": jax.ShapeDtypeStruct((*shape, 1), jnp.uint8),
     }
-    return jax.jit(train_step, donate_argnums=0).lower(jax.eval_shape(initial_state), batch)
+    arguments = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (jax.eval_shape(initial_state), batch)
+    )
+    return jax.jit(train_step, donate_argnums=0).lower(*arguments)
 
 
 def _yardstick() -> Callable[[], Any] | None:
