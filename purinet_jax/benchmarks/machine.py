@@ -1,4 +1,4 @@
-"""What benchmarks share: a clock, peak memory, fresh processes, and the machine that the numbers belong to."""
+"""What benchmarks share: a clock, peak memory, fresh processes, and the network and machine that the numbers are of."""
 
 import multiprocessing
 import os
@@ -8,9 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from purinet_jax.devices import usable_cores
+from purinet_jax.errors import InputError
+
+if TYPE_CHECKING:  # imports JAX
+    from purinet_jax.network.config import ModelConfig
 
 _Result = TypeVar("_Result")
 
@@ -43,6 +47,19 @@ def in_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
 def say(what: str) -> None:
     """Prints a line of progress on standard error."""
     print(f"{what} …", file=sys.stderr, flush=True)
+
+
+def chosen_network(backbone: str | None, channels: int | None) -> "ModelConfig":
+    """Returns the released decoder on a backbone, by default 128 channels wide, or without a backbone the package's
+    default network. Raises InputError for channels without a backbone."""
+    from purinet_jax.network.config import ModelConfig
+    from purinet_jax.weights.shipped import NETWORKS, load_shipped
+
+    if backbone is not None:
+        return ModelConfig(backbone, channels or 128)
+    if channels is not None:
+        raise InputError("--channels: goes with --backbone")
+    return ModelConfig.from_dict(load_shipped(NETWORKS[0]).config)
 
 
 def heading(settings: Mapping[str, Any], *, uses_jax: bool = True) -> dict[str, Any]:

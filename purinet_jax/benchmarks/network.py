@@ -156,10 +156,8 @@ def lower_train_step(
         "image": jax.ShapeDtypeStruct((*shape, 3), jnp.uint8),
         "mask": jax.ShapeDtypeStruct((*shape, 1), jnp.uint8),
     }
-    arguments = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), (jax.eval_shape(initial_state), batch)
-    )
-    return jax.jit(train_step, donate_argnums=0).lower(*arguments)
+    step = jax.jit(train_step, donate_argnums=0, in_shardings=sharding)
+    return step.lower(jax.eval_shape(initial_state), batch)
 
 
 def _yardstick() -> Callable[[], Any] | None:

@@ -50,18 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    from purinet_jax.benchmarks.machine import in_process
+    from purinet_jax.benchmarks.machine import chosen_network, in_process
     from purinet_jax.devices import describe_devices
-    from purinet_jax.errors import InputError
-    from purinet_jax.network.config import ModelConfig
-    from purinet_jax.weights.shipped import NETWORKS, load_shipped
 
-    if arguments.backbone is not None:
-        config = ModelConfig(arguments.backbone, arguments.channels or 128)
-    elif arguments.channels is not None:
-        raise InputError("--channels: goes with --backbone")
-    else:
-        config = ModelConfig.from_dict(load_shipped(NETWORKS[0]).config)
+    config = chosen_network(arguments.backbone, arguments.channels)
     # In another process, because JAX reserves an accelerator's memory, which the measurements need, once it runs.
     say_devices(in_process(describe_devices, arguments.require))
     size, repeats = arguments.size, arguments.repeats
