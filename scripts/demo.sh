@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh
 
 step "pip install -e ., versions from constraints.txt"
-.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e . scikit-image
+.venv/bin/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e . scikit-image
 
 step "Photographs that come with scikit-image: what the package's weights find in them"
 rm -rf demo/photographs demo/found

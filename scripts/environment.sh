@@ -4,6 +4,8 @@
 set -euo pipefail
 
 environment=${environment:-.venv}
+# Where it is set, each of hundreds of processes would compile all that it imports anew, 3 s long.
+unset PYTHONDONTWRITEBYTECODE
 [ -n "${pythons-}" ] || pythons=(python3.13 python3.12 python3.11 python3)
 
 step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }

@@ -46,7 +46,8 @@ newest)
   "$environment/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' \
     || step "no Python newer than 3.11 was found: the newest releases are tested on 3.11"
   step "pip install --upgrade -e '.[test]'"
-  "$environment/bin/pip" install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e '.[test]'
+  "$environment/bin/pip" install --quiet --no-compile --disable-pip-version-check --upgrade --upgrade-strategy eager \
+    -e '.[test]'
   ;;
 lowest)
   step "uv pip install --resolution lowest-direct -e '.[test]'"
