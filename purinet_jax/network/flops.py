@@ -19,10 +19,9 @@ def forward_flops(model: PurNet, size: int, finest_only: bool = False) -> int:
     """Floating point operations (two per multiply-add) of one image of `size` × `size` pixels, for all its maps or for
     its finest saliency map alone."""
     model = model.clone(axis_name=None, remat=False)
-    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    with for_all_platforms():
-        jaxpr = jax.make_jaxpr(model.apply)(variables, images).jaxpr
+    with for_all_platforms():  # initialised in the same trace, in which drawing a tensor takes no product
+        jaxpr = jax.make_jaxpr(lambda images: model.init_with_output(jax.random.key(0), images)[0])(images).jaxpr
     if finest_only:  # the first of `Maps`
         jaxpr, _ = dce_jaxpr(jaxpr, [index == 0 for index in range(len(jaxpr.outvars))])
     return _count_flops(jaxpr)
