@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from purinet_jax.errors import InputError, summarise
 from purinet_jax.network.config import ModelConfig
 from purinet_jax.network.layers import INITIALISERS
+from purinet_jax.processes import check_same
 from purinet_jax.weights.files import load_file
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def draw(shapes: Any, seed: int) -> dict[str, Any]:
 
 
 def initial_variables(config: ConfigDict, init: str | Path | None, partial: bool = False) -> dict[str, Any]:
-    """Returns the variables in `init`, and for those that it lacks ones drawn from the seed.
+    """Returns the variables in `init`, and for those that it lacks ones drawn from the seed; the same in all processes.
 
     Raises:
       InputError: `init` cannot be read, or holds other tensors than the configured network; with `partial` those that
@@ -80,7 +81,11 @@ def initial_variables(config: ConfigDict, init: str | Path | None, partial: bool
         source = {path: value for path, value in source.items() if path[-1] != "transposed_kernel"}
     missing = {path: x for path, x in target.items() if path not in source}
     drawn = traverse_util.flatten_dict(draw(traverse_util.unflatten_dict(missing), config.seed))
-    return traverse_util.unflatten_dict(drawn | source)
+    variables = drawn | source
+    if jax.process_count() > 1:
+        values = b"".join(np.asarray(variables[path]).tobytes() for path in sorted(variables))
+        check_same({"the variables before the first step": values})
+    return traverse_util.unflatten_dict(variables)
 
 
 def _fitting(source: dict[Any, Any], target: dict[Any, Any], init: str | Path) -> dict[Any, Any]:

@@ -64,23 +64,6 @@ Settings = TypeVar("Settings")
 _LARGEST_BATCH = 1 << 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a run starts or goes on with, checked.
-
-    Attributes:
-      state: before the run's next step.
-      record: what its checkpoints keep next to the state; it gains an entry with every validation.
-      pairs: those to train on.
-      validation: those to validate on, if there are any.
-    """
-
-    state: TrainState
-    record: RunRecord
-    pairs: Pairs
-    validation: Pairs | None
-
-
 def train(
     config: ConfigDict,
     data: str | Path,
@@ -132,51 +115,59 @@ def train(
         resuming = checkpoints.has_checkpoint(output)
         if resuming:
             stack.enter_context(lock)
-        inputs = prepare(
-            config,
-            data,
-            output,
-            validation,
-            init,
-            superpixels,
-            skip_bad,
-            without_leaks,
-            object_labels,
-            losses,
-            partial,
-            progress,
-        )
-        if not resuming:
-            stack.enter_context(lock)
-        state, record, pairs, start = inputs.state, inputs.record, inputs.pairs, int(inputs.state.step)
+        if first:
+            check_output_folder(output)
+        _check_config(config, validation)
+        objective = _objective(config, superpixels)
+        model_config = ModelConfig.from_dict(config.model)
+        model = model_config.build(axis_name=AXIS, dtype=jnp.dtype(config.dtype), remat=config.loop.remat)
+        optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
+        _check_resumable(config, output)
+        pairs = open_pairs(data, superpixels=superpixels, object_labels=object_labels)
+        if without_leaks:
+            complete, pairs = len(pairs), pairs.without_leaks()
+            left_out = complete - len(pairs)
+            logger.info("left out %d of %d pairs: copies of test images, second copies", left_out, complete)
+        validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
+        record = _record(config, data, output, pairs, skip_bad, progress)
+        pairs = pairs.subset(sorted(set(range(len(pairs))) - set(record.bad)))
+        if config.data.holdout:
+            pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
+        variables = zeros(config) if resuming else initial_variables(config, init, partial)
+        settings = (config.accumulate, config.average_decay, losses, config.freeze_statistics)
+        state = create_state(model, variables, optimizer, objective, *settings)
+        del variables  # the state has copies
         if resuming:
-            logger.info("going on from step %d of %s", start, output)
+            state = checkpoints.restore_checkpoint(output, state, devices)
+            logger.info("going on from step %d of %s", int(state.step), output)
         else:
+            stack.enter_context(lock)
             parameters = parameter_overview.count_parameters(state.params)
-            logger.info("%s, %s parameters", ModelConfig.from_dict(config.model).describe(), f"{parameters:,}")
+            logger.info("%s, %s parameters", model_config.describe(), f"{parameters:,}")
             if first:
                 write_atomically(output / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
-        if first and config.data.holdout and inputs.validation is not None:
-            names = "".join(f"{escaped(name)}\n" for name in inputs.validation.names)
+        if first and config.data.holdout and validation_pairs is not None:
+            names = "".join(f"{escaped(name)}\n" for name in validation_pairs.names)
             write_atomically(output / HELD_OUT, names.encode("utf-8", "surrogateescape"))
+        start = int(state.step)
 
         stack.enter_context(watchdog)
         stop = stack.enter_context(StopRequest())
         checkpointer = stack.enter_context(checkpoints.open_checkpoints(output, config.loop.keep))
-        batches = stack.enter_context(_batches(config, pairs, state.objective, start))
+        batches = stack.enter_context(_batches(config, pairs, objective, start))
         profiler = stack.enter_context(Profiler(output / "profile", start + 3, profile if first else 0))
-        log = stack.enter_context(RunLog(output if first else None, config, state.model, start, progress))
+        log = stack.enter_context(RunLog(output if first else None, config, model, start, progress))
         growth = GrowthBound()
         state, update = place_state(state, devices), compiled_by_all(pmap_step(devices))
 
         def validate(step: int) -> float:
-            assert inputs.validation is not None
-            mae = validation_error(state, inputs.validation, config, watchdog, log.progress)
+            assert validation_pairs is not None
+            mae = validation_error(state, validation_pairs, config, watchdog, log.progress)
             record.validated.append([step, mae])
             log.validation(step, mae)
             return mae
 
-        if config.loop.validate_first and inputs.validation is not None and not start and not record.validated:
+        if config.loop.validate_first and validation_pairs is not None and not start and not record.validated:
             checkpoints.save_checkpoint(checkpointer, state, record, validate(0))
         placed = place_batches(batches, devices)
         last = start if out_of_patience(record.validated, config.loop.patience) else config.steps
@@ -193,7 +184,7 @@ def train(
                 watchdog.enter(f"step {step}: drawing maps", compiles=True)
                 log.panel(step, state, batch)
             ending = stop.after(step) or step == config.steps
-            validating = inputs.validation is not None and (
+            validating = validation_pairs is not None and (
                 step == config.steps or step % config.loop.validate_every == 0
             )
             if ending or validating or step % config.loop.checkpoint_every == 0:
@@ -213,48 +204,10 @@ def train(
     return state
 
 
-def prepare(
-    config: ConfigDict,
-    data: str | Path,
-    output: Path,
-    validation: str | Path | None,
-    init: str | Path | None,
-    superpixels: str | Path | None,
-    skip_bad: bool,
-    without_leaks: bool,
-    object_labels: Sequence[int],
-    losses: Losses,
-    partial: bool,
-    progress: bool,
-) -> Inputs:
-    """Checks all that a run is given, and reads what it starts or goes on with; writes nothing.
-
-    Arguments and errors are those of `train`.
-    """
-    if is_first():
-        check_output_folder(output)
-    _check_config(config, validation)
-    objective = _settings(Objective, config.losses, "losses")
-    model = ModelConfig.from_dict(config.model).build(
-        axis_name=AXIS, dtype=jnp.dtype(config.dtype), remat=config.loop.remat
-    )
-    optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
-    _check_resumable(config, output)
-    read = objective.structural == "region" and objective.superpixels == "files"
-    if read and superpixels is None:
-        raise InputError(
-            "config.losses.superpixels: 'files' needs --superpixels DIR, a folder of the authors' .mat files"
-        )
-    if superpixels is not None and not read:
-        raise InputError(
-            f"--superpixels {superpixels}: not read with losses.structural {objective.structural!r} and "
-            f"losses.superpixels {objective.superpixels!r}"
-        )
-    pairs = open_pairs(data, superpixels=superpixels, object_labels=object_labels)
-    if without_leaks:
-        complete, pairs = len(pairs), pairs.without_leaks()
-        logger.info("left out %d of %d pairs: copies of test images, second copies", complete - len(pairs), complete)
-    validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
+def _record(
+    config: ConfigDict, data: str | Path, output: Path, pairs: Pairs, skip_bad: bool, progress: bool
+) -> RunRecord:
+    """The record that the run's latest checkpoint holds, or a new one, for which all pairs are read."""
     resuming = checkpoints.has_checkpoint(output)
     check_same(  # each process reads its own copy
         {
@@ -263,26 +216,14 @@ def prepare(
             f"{output}: its checkpoints": str(resuming),
         }
     )
-    if resuming:
-        record = checkpoints.read_record(output)
-        if record.data != pairs.fingerprint:
-            raise InputError(f"{data}: not the data set that the run in {output} was started with")
-    else:
+    if not resuming:
         share = slice(jax.process_index(), None, jax.process_count())
         (bad,) = bad_pairs([pairs], skip_bad, progress and is_first(), share=share, gather=from_all)
-        record = RunRecord(config.to_dict(), pairs.fingerprint, bad)
-    pairs = pairs.subset(sorted(set(range(len(pairs))) - set(record.bad)))
-    if config.data.holdout:
-        pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
-    variables = zeros(config) if resuming else initial_variables(config, init, partial)
-    if jax.process_count() > 1:
-        drawn_or_read = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(variables))
-        check_same({"the variables before the first step": drawn_or_read})
-    settings = (config.accumulate, config.average_decay, losses, config.freeze_statistics)
-    state = create_state(model, variables, optimizer, objective, *settings)
-    if resuming:
-        state = checkpoints.restore_checkpoint(output, state, jax.devices())
-    return Inputs(state, record, pairs, validation_pairs)
+        return RunRecord(config.to_dict(), pairs.fingerprint, bad)
+    record = checkpoints.read_record(output)
+    if record.data != pairs.fingerprint:
+        raise InputError(f"{data}: not the data set that the run in {output} was started with")
+    return record
 
 
 def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
@@ -320,6 +261,22 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
         raise InputError(f"{validation}: config.data.holdout = {config.data.holdout} already names what to validate on")
     if config.loop.patience and validation is None and not config.data.holdout:
         raise InputError(f"config.loop.patience: {config.loop.patience}, but there are no pairs to validate on")
+
+
+def _objective(config: ConfigDict, superpixels: str | Path | None) -> Objective:
+    """The configured losses; raises InputError if they do not go with the folder of superpixels."""
+    objective = _settings(Objective, config.losses, "losses")
+    read = objective.structural == "region" and objective.superpixels == "files"
+    if read and superpixels is None:
+        raise InputError(
+            "config.losses.superpixels: 'files' needs --superpixels DIR, a folder of the authors' .mat files"
+        )
+    if superpixels is not None and not read:
+        raise InputError(
+            f"--superpixels {superpixels}: not read with losses.structural {objective.structural!r} and "
+            f"losses.superpixels {objective.superpixels!r}"
+        )
+    return objective
 
 
 def _settings(kind: type[Settings], values: ConfigDict, key: str) -> Settings:
