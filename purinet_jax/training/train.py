@@ -129,14 +129,20 @@ def train(
             left_out = complete - len(pairs)
             logger.info("left out %d of %d pairs: copies of test images, second copies", left_out, complete)
         validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
-        record = _record(config, data, output, pairs, skip_bad, progress)
+        record = _record(config, data, output, pairs, resuming, skip_bad, progress)
         pairs = pairs.subset(sorted(set(range(len(pairs))) - set(record.bad)))
         if config.data.holdout:
             pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
-        variables = zeros(config) if resuming else initial_variables(config, init, partial)
-        settings = (config.accumulate, config.average_decay, losses, config.freeze_statistics)
-        state = create_state(model, variables, optimizer, objective, *settings)
-        del variables  # the state has copies
+        state = create_state(
+            model,
+            zeros(config) if resuming else initial_variables(config, init, partial),
+            optimizer,
+            objective,
+            config.accumulate,
+            config.average_decay,
+            losses,
+            config.freeze_statistics,
+        )
         if resuming:
             state = checkpoints.restore_checkpoint(output, state, devices)
             logger.info("going on from step %d of %s", int(state.step), output)
@@ -205,10 +211,15 @@ def train(
 
 
 def _record(
-    config: ConfigDict, data: str | Path, output: Path, pairs: Pairs, skip_bad: bool, progress: bool
+    config: ConfigDict,
+    data: str | Path,
+    output: Path,
+    pairs: Pairs,
+    resuming: bool,
+    skip_bad: bool,
+    progress: bool,
 ) -> RunRecord:
     """The record that the run's latest checkpoint holds, or a new one, for which all pairs are read."""
-    resuming = checkpoints.has_checkpoint(output)
     check_same(  # each process reads its own copy
         {
             "the configuration": json.dumps(config.to_dict(), sort_keys=True),
