@@ -4,13 +4,13 @@
 set -euo pipefail
 
 environment=${environment:-.venv}
-# Where it is set, each of hundreds of processes would compile all that it imports anew, 3 s long.
+# Where it is set, each of hundreds of processes would spend 3 s on compiling what it imports again.
 unset PYTHONDONTWRITEBYTECODE
 [ -n "${pythons-}" ] || pythons=(python3.13 python3.12 python3.11 python3)
 
 step() { printf '\n== %4ds  %s\n' "$SECONDS" "$*"; }
 
-# Only a finished environment has pip; one that an interrupted run left behind is made anew.
+# Only a finished environment has pip; one that an interrupted run left behind is made again.
 if [ ! -x "$environment/bin/pip" ]; then
   python=
   for name in "${pythons[@]}"; do
