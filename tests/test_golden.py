@@ -231,7 +231,7 @@ def test_gradients(
     float32 program differs from the reference by up to 5 % on slopes, whose gradients are sums that nearly cancel
     (this one on 20 of 735 tensors). float32 is what `test_three_steps` runs in. Left out as negligible are norms
     below 1e-9: biases in front of a BatchNorm, whose gradient is zero; what is stored is the reference's rounding.
-    Stage 2 is stage 3 without the structural term: its gradients take two minutes more and show nothing new.
+    Stage 2 is stage 3 without the structural term: its gradients take a minute more and show nothing new.
     """
     values = {
         key.removeprefix("grad_norm/"): float(value)

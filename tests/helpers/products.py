@@ -4,13 +4,12 @@ hundred times as long.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 
@@ -52,39 +51,25 @@ def _products(
     padding: tuple[tuple[int, int, int], ...],
     dilation: tuple[int, ...],
 ) -> Array:
-    """`x` [batch, space …, in] and `kernel` [out, window …, in] → [batch, space …, out].
-
-    As a loop, whose body is compiled once and not for each tap of the window. Traced once for each shape.
-    """
+    """`x` [batch, space …, in] and `kernel` [out, window …, in] → [batch, space …, out]. Traced once for each shape."""
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
     window = kernel.shape[1:-1]
     extent = [(size - 1) * step + 1 for size, step in zip(window, dilation, strict=True)]
     shape = [(size - reach) // stride + 1 for size, reach, stride in zip(x.shape[1:-1], extent, strides, strict=True)]
 
-    def positions(counts: Sequence[int], steps: Sequence[int]) -> np.ndarray:
-        return np.array(list(itertools.product(*map(range, counts)))) * np.array(steps)
-
-    def part(start: Array, counts: Sequence[int], steps: Sequence[int]) -> Array:
+    def part(start: Sequence[int], counts: Sequence[int], steps: Sequence[int]) -> Array:
         """`x` at `counts` positions from `start`, `steps` apart."""
-        sizes = [(count - 1) * step + 1 for count, step in zip(counts, steps, strict=True)]
-        window = lax.dynamic_slice(x, (0, *start, 0), (len(x), *sizes, x.shape[-1]))
-        return window[:, *(slice(None, None, step) for step in steps)]
+        stop = [at + (count - 1) * step + 1 for at, count, step in zip(start, counts, steps, strict=True)]
+        return x[:, *map(slice, start, stop, steps)]
+
+    def positions(counts: Sequence[int], steps: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        return itertools.product(*(range(0, count * step, step) for count, step in zip(counts, steps, strict=True)))
 
     if math.prod(window) <= math.prod(shape):
-
-        @jax.checkpoint
-        def tap(total: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
-            start, values = at
-            return total + part(start, shape, strides) @ values, None
-
-        taps = jnp.moveaxis(kernel.reshape(len(kernel), -1, kernel.shape[-1]), 0, 2)
-        total = jnp.zeros((len(x), *shape, len(kernel)), x.dtype)
-        return lax.scan(tap, total, (positions(window, dilation), taps))[0]
+        taps = [part(start, shape, strides) for start in positions(window, dilation)]
+        return jnp.concatenate(taps, -1) @ kernel.reshape(len(kernel), -1).T
 
     # few values of large windows, as in a kernel's gradient
-    @jax.checkpoint
-    def value(_: None, start: Array) -> tuple[None, Array]:
-        return None, part(start, window, dilation).reshape(len(x), -1) @ kernel.reshape(len(kernel), -1).T
-
-    values = lax.scan(value, None, positions(shape, strides))[1]
-    return jnp.moveaxis(values, 0, 1).reshape(len(x), *shape, len(kernel))
+    windows = [part(start, window, dilation).reshape(len(x), -1) for start in positions(shape, strides)]
+    values = jnp.stack(windows, 1) @ kernel.reshape(len(kernel), -1).T
+    return values.reshape(len(x), *shape, len(kernel))
