@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,18 @@ def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) ->
         with pytest.raises(InputError, match="run: another process is training in this folder"):
             train.train(tiny_config(), data, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_began_and_ended_meanwhile_is_kept(
+    uninterrupted: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    monkeypatch.setattr(train, "initial_variables", lambda *_: {})
+    monkeypatch.setattr(train, "create_state", lambda *_: shutil.copytree(uninterrupted, run))
+    with pytest.raises(InputError, match="run: another process has meanwhile trained in this folder"):
+        train.train(tiny_config(steps=7), data, run, progress=False)
+    assert (run / "config.json").read_bytes() == (uninterrupted / "config.json").read_bytes()
 
 
 @pytest.mark.slow

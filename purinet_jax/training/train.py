@@ -148,6 +148,8 @@ def train(
             logger.info("going on from step %d of %s", int(state.step), output)
         else:
             stack.enter_context(lock)
+            if first and checkpoints.has_checkpoint(output):
+                raise InputError(f"{output}: another process has meanwhile trained in this folder")
             parameters = parameter_overview.count_parameters(state.params)
             logger.info("%s, %s parameters", model_config.describe(), f"{parameters:,}")
             if first:
