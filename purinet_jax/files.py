@@ -46,11 +46,12 @@ def is_special(path: str | Path) -> bool:
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
-def check_output_file(path: str | Path) -> None:
+def check_output_file(path: str | Path, overwrite: bool = True) -> None:
     """Checks that a file can be written, before the work for it is done. Writes nothing.
 
     Raises:
-      InputError: its folder does not exist or cannot be written to, or `path` is a folder, a device or a pipe.
+      InputError: its folder does not exist or cannot be written to, `path` is a folder, a device or a pipe, or, without
+        `overwrite`, it exists.
     """
     path = Path(path)
     try:
@@ -62,6 +63,8 @@ def check_output_file(path: str | Path) -> None:
         raise InputError(f"{path}: there is no folder {path.parent}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {reason(error)}") from error
+    if not overwrite and os.path.lexists(path):
+        raise InputError(f"{path}: exists already; --overwrite replaces it")
 
 
 def check_output_folder(folder: str | Path) -> None:

@@ -23,7 +23,7 @@ from purinet_jax.network.model import ATTENTIONS
 from purinet_jax.training.configurations import load_config
 from purinet_jax.training.train import train
 from purinet_jax.weights.convert import from_authors, from_backbone, to_authors
-from purinet_jax.weights.files import convert_file, load_variables, save_variables, stored_size
+from purinet_jax.weights.files import convert_file, load_file, load_variables, save_variables, stored_size
 from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
 from purinet_jax.weights.variables import BackboneConfig
 
@@ -231,12 +231,14 @@ def test_efficientnet_lite2(tmp_path: Path) -> None:
     assert_same(loaded, {name: {"backbone": part["backbone"]} for name, part in variables.items()})
 
 
-@pytest.mark.parametrize("ending", ["", ":0"])
-def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
-    """Keras has our layouts; its weights may be stored in half precision."""
+@pytest.mark.parametrize(
+    ("depthwise", "ending"), [("kernel", ""), ("depthwise_kernel", ""), ("depthwise_kernel", ":0")]
+)
+def test_keras_mobilenet_v2(tmp_path: Path, depthwise: str, ending: str) -> None:
+    """Keras has our layouts, and two names for depthwise kernels; its weights may be stored in half precision."""
     variables, _ = small_variables(attention=())
     keras_names = {
-        **{"kernel": "kernel", "depthwise_kernel": "depthwise_kernel", "scale": "gamma", "bias": "beta"},
+        **{"kernel": "kernel", "depthwise_kernel": depthwise, "scale": "gamma", "bias": "beta"},
         **{"mean": "moving_mean", "var": "moving_variance"},
     }
     theirs = {}
@@ -244,7 +246,7 @@ def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
         for layer, leaves in variables[collection]["backbone"].items():
             for leaf, array in leaves.items():
                 theirs[f"{layer}/{keras_names[leaf]}{ending}"] = array.astype(np.float16)
-    assert theirs[f"expanded_conv_depthwise/depthwise_kernel{ending}"].shape == (3, 3, 32, 1)
+    assert theirs[f"expanded_conv_depthwise/{depthwise}{ending}"].shape == (3, 3, 32, 1)
     head = {f"Conv_1/kernel{ending}": np.zeros((1, 1, 2, 3)), f"predictions/bias{ending}": np.zeros(1)}
     np.savez(tmp_path / "keras.npz", **theirs, **head)
     report = convert_file(tmp_path / "keras.npz", tmp_path / "ours.safetensors")
@@ -258,6 +260,13 @@ def test_keras_mobilenet_v2(tmp_path: Path, ending: str) -> None:
         for collection, part in variables.items()
     }
     assert_same(loaded, wanted)
+
+
+def test_the_packages_networks_are_read_by_name(tmp_path: Path) -> None:
+    assert load_file("lite")[1].backbone == "mobilenet_v2"
+    assert "light PurNet on mobilenet_v2" in convert_file("lite", tmp_path / "lite.safetensors", half=True)
+    with pytest.raises(InputError, match=r"^lit: no such file or folder, and not one of the package's networks"):
+        load_file("lit")
 
 
 def test_our_file(tmp_path: Path) -> None:
@@ -294,7 +303,11 @@ def test_half_precision_and_size_are_kept_from_file_to_file(tmp_path: Path) -> N
     save_variables(full, variables, config)
     assert stored_size(full) is None
     save_variables(full, variables, config, size=288)
-    convert_file(full, half, half=True)
+    half.write_bytes(b"other")
+    with pytest.raises(InputError, match=r"half\.safetensors: exists already; --overwrite replaces it"):
+        convert_file(full, half, half=True)
+    assert half.read_bytes() == b"other"
+    convert_file(full, half, half=True, overwrite=True)
     assert {tensor.dtype for tensor in read_tensors(half).values()} == {np.dtype(np.float16)}
     loaded, loaded_config = load_variables(half)
     assert_same(loaded, jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), variables))

@@ -16,7 +16,9 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's own arguments."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help=".pth, .npz, .safetensors or a run's folder")
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help=".pth, .npz, .safetensors, a run's folder, context or lite"
+    )
     parser.add_argument("destination", type=Path, metavar="DEST", help=".safetensors")
     parser.add_argument("--half", action="store_true", help="store numbers as float16")
     parser.add_argument(
@@ -25,11 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--names", choices=("purinet", "authors"), default="purinet", help="whose tensor names to write"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace DEST if it exists")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     from purinet_jax.weights.files import convert_file
 
-    print(convert_file(arguments.source, arguments.destination, arguments.names, arguments.half, arguments.size))
+    print(
+        convert_file(
+            arguments.source,
+            arguments.destination,
+            arguments.names,
+            arguments.half,
+            arguments.size,
+            overwrite=arguments.overwrite,
+        )
+    )
     return 0

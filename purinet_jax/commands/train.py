@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="the run's folder")
     parser.add_argument("--validation", type=Path, metavar="DIR|ZIP", help="pairs to measure the error on")
-    parser.add_argument("--init", type=Path, metavar="RUN|FILE", help="weights to start from")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="RUN|FILE|NAME",
+        help="weights to start from: a run's folder, a file, context or lite",
+    )
     parser.add_argument(
         "--partial", action="store_true", help="take the tensors of --init that fit the network, and name the others"
     )

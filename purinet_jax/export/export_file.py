@@ -49,9 +49,7 @@ def export_file(
         raise InputError(f"--layout {layout}: there is only rembg, and only of onnx")
     if kind == "onnx" and importlib.util.find_spec("onnx") is None:
         raise InputError("onnx: is not installed: pip install 'purinet_jax[onnx]'")
-    check_output_file(path)
-    if os.path.lexists(path) and not overwrite:
-        raise InputError(f"{path}: exists already; --overwrite replaces it")
+    check_output_file(path, overwrite)
     from purinet_jax.prediction.predictor import load
 
     if kind == "onnx":

@@ -113,7 +113,7 @@ def rembg_command(file: str) -> str:
     """The lines of a shell that cut an image out by rembg with an exported model in `file`."""
     extras = shlex.quote(json.dumps({"model_path": file}))
     command = f"rembg i -m u2net_custom -x {extras} photo.jpg cutout.png"
-    return f"# rembg reads models below ~/.u2net or $U2NET_HOME only\n{command}\n"
+    return f"# rembg reads models below ~/.u2net, ~/.rembg or $U2NET_HOME only\n{command}\n"
 
 
 def onnx_program(file: str, predictor: Predictor) -> str:

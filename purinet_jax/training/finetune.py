@@ -24,7 +24,7 @@ from purinet_jax.training.step import TrainState
 from purinet_jax.training.train import train
 from purinet_jax.weights.files import load_file, stored_size
 from purinet_jax.weights.runs import HELD_OUT
-from purinet_jax.weights.shipped import shipped_file, shipped_name
+from purinet_jax.weights.shipped import weights_path
 from purinet_jax.weights.variables import BackboneConfig
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,7 @@ def finetune(
       RunFailure: as `train`.
     """
     output = Path(output)
-    name = shipped_name(checkpoint)
-    init = Path(checkpoint or "") if name is None else shipped_file(name)
+    init = weights_path(checkpoint)
     before, weights = load_file(init)
     if isinstance(weights, BackboneConfig):
         raise InputError(f"{init}: holds the backbone {weights.backbone} alone; `purinet train --init` trains from it")

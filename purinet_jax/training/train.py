@@ -89,7 +89,7 @@ def train(
       validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps;
         `config.data.holdout` keeps that many of the training pairs for it instead. Training ends early once the error
         has not fallen for `config.loop.patience` validations in a row (0: never).
-      init: weights to start from: another run's folder or a file that `purinet convert` reads.
+      init: weights to start from: another run's folder, a file that `purinet convert` reads, "context" or "lite".
       superpixels: a folder of the authors' `.mat` files, for `config.losses.superpixels` = "files".
       skip_bad: leave unreadable pairs out; otherwise all of them are named and nothing is trained.
       without_leaks: leave copies of test images and second copies of images out (`Pairs.without_leaks`).

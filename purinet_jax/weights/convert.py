@@ -40,7 +40,7 @@ _PYTORCH_LEAVES: dict[str, tuple[str, tuple[int, ...] | None]] = {
 }
 _KERAS_LEAVES = {
     "kernel": "kernel",
-    "depthwise_kernel": "depthwise_kernel",
+    "depthwise_kernel": "kernel",  # before Keras 3, depthwise_kernel
     "scale": "gamma",
     "bias": "beta",
     "mean": "moving_mean",
@@ -112,8 +112,8 @@ def from_backbone(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Ba
     """Returns the backbone's variables of a classification network, their configuration, and the classifier's names.
 
     `tensors` are torchvision's `resnet50` or `vgg16`, EfficientNet-Lite's PyTorch ports, Keras' MobileNetV2
-    (`Conv1/kernel`, with or without the ending `:0`), or a backbone under the authors' names. The variables are below
-    `backbone`; the classifier's tensors are left out.
+    (`Conv1/kernel`; before Keras 3, `Conv1/kernel:0`), or a backbone under the authors' names. The variables are
+    below `backbone`; the classifier's tensors are left out.
 
     Raises:
       InputError: no backbone is recognised, or tensors are missing, surplus or of another shape.
@@ -126,7 +126,7 @@ def from_backbone(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], Ba
     kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     rename = _authors_name
     if any("/" in name for name in kept):
-        kept, rename = {name.removesuffix(":0"): tensor for name, tensor in kept.items()}, _keras_name
+        kept, rename = {_keras_3_name(name): tensor for name, tensor in kept.items()}, _keras_name
     elif "conv1.weight" in kept:
         rename = _torchvision_name
     return _from_named(kept, config, rename), config, dropped
@@ -157,6 +157,11 @@ def _torchvision_name(path: Path) -> _Foreign:
 def _keras_name(path: Path) -> _Foreign:
     """A leaf in a Keras file: (params, backbone, bn_Conv1, scale) is bn_Conv1/gamma. The layouts are ours."""
     return "/".join([*authors_modules(path), _KERAS_LEAVES[path[-1]]]), None
+
+
+def _keras_3_name(name: str) -> str:
+    """The name in Keras 3 of a tensor from an earlier version: x/depthwise_kernel:0 → x/kernel."""
+    return name.removesuffix(":0").replace("/depthwise_kernel", "/kernel")
 
 
 def _replace_prefix(name: str, prefixes: Mapping[str, str]) -> str:

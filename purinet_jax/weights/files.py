@@ -12,6 +12,7 @@ from purinet_jax.errors import InputError
 from purinet_jax.files import check_output_file
 from purinet_jax.network.config import ModelConfig
 from purinet_jax.weights.convert import from_authors, from_backbone, is_authors, to_authors, torchvision_to_authors
+from purinet_jax.weights.shipped import weights_path
 from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
 from purinet_jax.weights.untrusted import named, printable
 from purinet_jax.weights.variables import (
@@ -29,14 +30,15 @@ FORMAT = "purinet_jax 1"
 
 
 def load_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Config]:
-    """Loads variables and configuration of any file that `convert_file` takes, or of a training run's best checkpoint.
+    """Loads variables and configuration of whatever `convert_file` takes; of a training run, its best checkpoint.
 
     Raises:
       InputError: nothing is there, or it cannot be used; the message names the path.
     """
-    if not os.path.exists(path):
-        raise InputError(f"{Path(path)}: no such file or folder")
-    source = _read(Path(path))
+    path = weights_path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    source = _read(path)
     return source.variables, source.config
 
 
@@ -109,29 +111,33 @@ def convert_file(
     names: Literal["purinet", "authors"] = "purinet",
     half: bool = False,
     size: int | None = None,
+    *,
+    overwrite: bool = False,
 ) -> str:
     """Reads weights of any supported project and writes them to another file.
 
     Args:
       source: `.pth`, `.pt`, `.tar`, `.npz` or `.safetensors`: this package's variables, the authors' PurNet, or a
-        backbone as `from_backbone` takes it; or the folder of a training run.
+        backbone as `from_backbone` takes it; the folder of a training run; or the name of one of the package's
+        networks.
       destination: `.safetensors`.
       names: "purinet" writes this package's variables with their configuration, "authors" the authors' names.
       half: store this package's variables as float16.
       size: side in pixels of the images that the network is for; by default what `source` says.
+      overwrite: replace an existing file.
 
     Returns:
       What was found, written and left out, as lines of text.
 
     Raises:
-      InputError: one of the two files cannot be used; the message names it.
+      InputError: one of the two files cannot be used, or `destination` exists; the message names it.
     """
-    source, destination = Path(source), Path(destination)
+    source, destination = weights_path(source), Path(destination)
     if destination.suffix.lower() != ".safetensors":
         raise InputError(f"{destination}: tensors are written to .safetensors")
     if names == "authors" and (half or size is not None):
         raise InputError("half: the authors' tensors are float32" if half else "size: the authors' files do not say it")
-    check_output_file(destination)
+    check_output_file(destination, overwrite)
     variables, config, counts, dropped, kind = _read(source)
     leaves = flattened(variables)
     if names == "authors":

@@ -45,6 +45,16 @@ def shipped_name(path: str | os.PathLike[str] | None) -> str | None:
     return str(path)
 
 
+def weights_path(path: str | os.PathLike[str] | None) -> Path:
+    """The weights of one of `NETWORKS` for its name, or for `None` those of the first; any other path as it is.
+
+    Raises:
+      InputError: as `shipped_name`.
+    """
+    name = shipped_name(path)
+    return Path(path or "") if name is None else shipped_file(name)
+
+
 class Shipped(NamedTuple):
     """The variables of one of `NETWORKS`, the model's configuration, and the side of its images in pixels."""
 
