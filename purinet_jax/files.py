@@ -41,6 +41,14 @@ def read_bytes(path: str | Path, name: str | None = None) -> bytes:
         raise InputError(f"{name or path}: cannot be read: {reason(error)}") from error
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a folder, or a link to one; not if it is a link in a circle or a closed one."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def is_special(path: str | Path) -> bool:
     """Whether there is a device, pipe or socket at a path, which may not end and must not be replaced."""
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))

@@ -1,9 +1,12 @@
 """Tar archives are read as folders are, and damaged or hostile ones are refused with the reason."""
 
+import errno
 import gc
 import gzip
 import io
+import os
 import pickle
+import shutil
 import tarfile
 import tempfile
 from pathlib import Path
@@ -156,6 +159,24 @@ def test_damage_is_named(folder: Path, tmp_path: Path, ending: str) -> None:
             messages.append(str(error))
     assert len(messages) > 50
     assert [line for line in messages if not line.startswith(str(path))] == []
+
+
+def test_a_zip_of_a_version_that_is_not_known_and_a_full_disk_are_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(Path(shutil.make_archive(str(tmp_path / "set"), "zip", folder.parent, folder.name)).read_bytes())
+    data[data.index(b"PK\x01\x02") + 6] = 99
+    (tmp_path / "set.zip").write_bytes(data)
+    with pytest.raises(InputError, match=r"set\.zip: not a zip file, or a damaged one: zip file version 9\.9"):
+        open_pairs(tmp_path / "set.zip")
+    tarred(folder, tmp_path / "set.tar.gz", "w:gz")
+
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("purinet_jax.data.archives.tempfile.mkstemp", full)
+    with pytest.raises(InputError, match=r"set\.tar\.gz: does not fit, decompressed, into .*temporary \(TMPDIR\)"):
+        open_pairs(tmp_path / "set.tar.gz")
 
 
 def test_a_tar_that_shrinks_while_it_is_read(folder: Path, tmp_path: Path) -> None:

@@ -124,22 +124,20 @@ def test_a_run_of_an_earlier_version_can_be_resumed(tmp_path: Path) -> None:
     config.losses.iou = False
     assert earlier["losses"]["structural"] == "none"
     earlier["losses"]["superpixels"] = "stored"  # the default of 0.2, here without effect
-    (tmp_path / "config.json").write_text(json.dumps(earlier))
-    train._check_resumable(config, tmp_path)
+    train._check_resumable(config, earlier, tmp_path)
     config.model.attention = ("promotion",)
     with pytest.raises(InputError, match=r"^config\.model\.attention: \['promotion'\], but the run in"):
-        train._check_resumable(config, tmp_path)
+        train._check_resumable(config, earlier, tmp_path)
 
 
 def test_a_run_on_stored_superpixels_of_an_earlier_version_needs_files(tmp_path: Path) -> None:
     config = load_config("tiny")
     earlier = config.to_dict()
     earlier["losses"]["superpixels"] = "stored"
-    (tmp_path / "config.json").write_text(json.dumps(earlier))
     with pytest.raises(InputError, match=r"stored superpixels, which goes on with the authors' \.mat files \(--config"):
-        train._check_resumable(config, tmp_path)
+        train._check_resumable(config, earlier, tmp_path)
     config.losses.superpixels = "files"
-    train._check_resumable(config, tmp_path)
+    train._check_resumable(config, earlier, tmp_path)
 
 
 def test_bad_input_is_named_and_nothing_is_written(

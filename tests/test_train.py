@@ -28,7 +28,8 @@ from purinet_jax.data import bad_pairs, open_pairs, write_synthetic
 from purinet_jax.errors import InputError
 from purinet_jax.network.layers import bilinear_kernel
 from purinet_jax.training import initial, reports, stopping, train
-from purinet_jax.weights.files import load_file
+from purinet_jax.training.configurations import load_config
+from purinet_jax.weights.files import load_file, stored_size
 from purinet_jax.weights.runs import load_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +73,7 @@ def test_a_run_writes_its_configuration_log_panels_and_checkpoints(uninterrupted
 
 
 @pytest.mark.slow
-def test_loading_a_run_loads_its_best_checkpoint(uninterrupted: Path) -> None:
+def test_loading_a_run_loads_its_best_checkpoint(uninterrupted: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (uninterrupted / "log.jsonl").read_text().splitlines()]
     maes = {line["step"]: line["validation/mae"] for line in lines if "validation/mae" in line}
     best = min(maes, key=maes.__getitem__)
@@ -81,6 +82,8 @@ def test_loading_a_run_loads_its_best_checkpoint(uninterrupted: Path) -> None:
     assert config.backbone == "tiny"
     for value, reference in zip(jax.tree.leaves(variables), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(value, reference)
+    # The size of the images is in each checkpoint, too, so it may be copied.
+    assert stored_size(shutil.copytree(uninterrupted / "checkpoints" / "4", tmp_path / "copy")) == 32
 
 
 @pytest.mark.slow
@@ -168,7 +171,11 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
         ({"batch_size": 4, "accumulate": 2}, "config.batch_size: 4 is not divisible by 4 devices × 2 parts"),
         ({"dtype": "float16"}, "config.dtype: 'float16' is neither float32 nor bfloat16"),
         ({"steps": 0}, "config.steps: 0 is not at least 1"),
-        ({"data.size": 100_000}, "config.data.size: 100000 is more than 13377"),
+        ({"data.size": 100_000}, "size: must be from 1 to 13377, not 100000"),
+        ({"data.sizes": (32, 0)}, "sizes: must be from 1 to 13377, not 0"),
+        ({"data.crop": 0.0}, "crop: must be above 0 and at most 1, not 0.0"),
+        ({"seed": -1, "data.holdout": 4}, "seed: must be from 0 to 2**32 - 1, not -1"),
+        ({"losses.structural": "ssim", "data.size": 8}, "config.data.size: 8 is less than the 11 of a window of SSIM"),
         ({"batch_size": 1 << 20}, "config.batch_size: 1048576 is more than 65536"),
         ({"average_decay": 1.0}, "config.average_decay: 1.0 is not below 1"),
         ({"data.holdout": -1}, "config.data.holdout: -1 is not a number of at least 0"),
@@ -197,6 +204,23 @@ def test_an_unknown_setting_is_named(data: Path, tmp_path: Path) -> None:
         train.train(config, data, tmp_path / "run", progress=False)
 
 
+def test_configuration_files_lack_settings_but_have_no_others(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    start = "from ml_collections import ConfigDict\ndef get_config():\n    return "
+    file.write_text(start + "ConfigDict({'seed': 5, 'data': {'size': 96}})")
+    config = load_config(str(file))
+    assert (config.seed, config.data.size, config.data.flip, config.loop.timeout) == (5, 96, 0.5, 1_800)
+    for settings, message in (
+        ("ConfigDict({'data': {'rotation': 0}})", r"mine\.py: config\.data\.rotation: no such setting$"),
+        ("ConfigDict({'average_decy': 0})", r"mine\.py: config\.average_decy: no such setting$"),
+        ("ConfigDict({'data': 3})", r"mine\.py: config\.data: 3 is not a table of settings$"),
+        ("{}", r"mine\.py: get_config\(\) returns no ConfigDict but dict$"),
+    ):
+        file.write_text(start + settings)
+        with pytest.raises(InputError, match=message):
+            load_config(str(file))
+
+
 def test_unreadable_pairs_are_all_named_and_left_out_on_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -204,12 +228,35 @@ def test_unreadable_pairs_are_all_named_and_left_out_on_request(
     images = sorted((data / "DUTS-TR-Image").iterdir())
     images[1].write_bytes(images[1].read_bytes()[:200])
     images[5].write_text("not an image")
-    with pytest.raises(InputError, match=r"^2 of 8 pairs cannot be used"):
-        train.train(tiny_config(steps=2), data, tmp_path / "run", progress=False)
-    assert all(any(images[i].name in line for line in caplog.messages) for i in (1, 5))
+    validation = write_synthetic(tmp_path / "validation", 3, size=(40, 60), seed=1)
+    bad = min((validation / "DUTS-TR-Image").iterdir())
+    bad.write_text("not an image")
+    options = {"validation": validation, "progress": False}
+    with pytest.raises(InputError, match=r"^3 of 11 pairs cannot be used"):
+        train.train(tiny_config(steps=2), data, tmp_path / "run", **options)
+    assert all(any(image.name in line for line in caplog.messages) for image in (images[1], images[5], bad))
     assert not (tmp_path / "run").exists()
-    state = train.train(tiny_config(steps=2), data, tmp_path / "run", skip_bad=True, progress=False)
+    state = train.train(tiny_config(steps=2), data, tmp_path / "run", skip_bad=True, **options)
     assert int(state.step) == 2
+
+
+def test_before_its_first_checkpoint_a_run_may_have_other_settings_but_no_other_programs_file(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(train, "Profiler", ended)
+    run = tmp_path / "run"
+    for size in (32, 64):
+        with pytest.raises(RuntimeError):
+            train.train(tiny_config(**{"data.size": size}), data, run, progress=False)
+        assert json.loads((run / "config.json").read_text())["data"]["size"] == size
+    for text in ('{"model_type": "bert"}', "[1]", '{"model":'):
+        (run / "config.json").write_text(text)
+        with pytest.raises(InputError, match=r"config\.json: is not that of a training run"):
+            train.train(tiny_config(), data, run, progress=False)
+        assert (run / "config.json").read_text() == text
 
 
 @pytest.mark.slow

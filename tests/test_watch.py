@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,18 @@ def test_a_removed_and_a_second_file_of_a_stem(looks: Looks, tmp_path: Path) -> 
     looks.between = {3: lambda: photo(folder / "a.jpg"), 6: (folder / "a.jpg").unlink}
     assert looks.run(folder, 9, output) == [("a.png", None), ("a.jpg", None)]
     assert sorted(path.name for path in output.iterdir()) == ["a.jpg.png", "a.png"]
+
+
+def test_outputs_of_one_name_are_said_once_and_end_nothing(looks: Looks, tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    photo(folder / "a.png")
+    looks.between = {
+        3: lambda: [photo(folder / name) for name in ("a.jpg", "a.png.png")],
+        6: (folder / "a.png.png").unlink,
+    }
+    first, refused, added = looks.run(folder, 9, output)
+    assert (first, added) == (("a.png", None), ("a.jpg", None))
+    assert re.search(r"a\.png\.png: both .* would be written to it; files added later wait", str(refused[1]))
 
 
 def test_looks_at_unchanged_folders_list_nothing(looks: Looks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,14 +180,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _watch(arguments: argparse.Namespace, style: "Style", ending: str | None) -> int:
     """`run` on folders that are watched; ended by a signal."""
-    from purinet_jax.prediction.files import ENDINGS
+    from purinet_jax.prediction.files import is_file_name
     from purinet_jax.prediction.watch import watch
 
     for folder in arguments.images:
         if not Path(folder).is_dir():
             raise InputError(f"--watch: {folder} is not a folder")
     output = arguments.output
-    if output is not None and not Path(output).is_dir() and (output == "-" or Path(output).suffix in ENDINGS.values()):
+    if output is not None and is_file_name(output):
         raise InputError(f"--watch: {output} is not a folder")
     for folder in arguments.images if output is None else [output]:
         check_output_folder(folder)

@@ -4,6 +4,7 @@ Archives are not trusted: a member that leaves the folder, is a link, is encrypt
 sensible raises an `InputError` that names it.
 """
 
+import errno
 import gzip
 import io
 import logging
@@ -73,10 +74,10 @@ class Zip:
         """Opens the zip, and finds its images by their paths inside."""
         try:
             archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{self.path}: not a zip file, or a damaged one: {error}") from error
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {reason(error)}") from error
+        except Exception as error:  # a damaged zip raises BadZipFile, NotImplementedError, UnicodeDecodeError …
+            raise InputError(f"{self.path}: not a zip file, or a damaged one: {error}") from error
         found = {}
         for member in archive.infolist():
             path = _checked_member_path(self.path, member.orig_filename)
@@ -137,6 +138,10 @@ class Tar:
                 except InputError:
                     raise
                 except Exception as error:  # a damaged tar raises TarError, zlib.error, EOFError, OSError …
+                    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise InputError(
+                            f"{self.path}: does not fit, decompressed, into {tempfile.gettempdir()} (TMPDIR)"
+                        ) from error
                     raise InputError(f"{self.path}: not a tar file, or a damaged one: {reason(error)}") from error
             return self._known
 

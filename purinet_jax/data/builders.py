@@ -97,7 +97,7 @@ class SalientSetBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True)
         noted, kept = {}, {}
         for split, source in sources.items():
             left_out = self._left_out.get(split, ())
-            pairs = kept[split] = source.subset(sorted(set(range(len(source))) - set(left_out)))
+            pairs = kept[split] = source.without(left_out)
             noted[split] = {
                 "names": pairs.names,
                 "sizes": pairs.sizes,

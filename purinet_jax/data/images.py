@@ -37,6 +37,7 @@ _SCAN_LIMIT = 100
 
 # Named, because Pillow would otherwise also try formats that run other programs (EPS starts Ghostscript).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_FLOATING = "its pixels are floating-point numbers of unknown range"
 _ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
 
 # By their first bytes, files that are intact and not read; "?" stands for any byte.
@@ -173,7 +174,7 @@ def to_rgb(image: Image.Image, name: str) -> np.ndarray:
       InputError: its pixels cannot be decoded, or are floating-point numbers; the message begins with `name`.
     """
     if image.mode == "F":
-        raise InputError(f"{name}: its pixels are floating-point numbers of unknown range")
+        raise InputError(f"{name}: {_FLOATING}")
     with _errors_named(name):
         if image.mode.startswith("I"):
             return np.repeat(_eight_bits(_sixteen_bits(image, name), name)[:, :, None], 3, axis=2)
@@ -214,7 +215,7 @@ def stored_grey(image: Image.Image, name: str) -> np.ndarray:
         raise InputError(f"{name}: grey values are needed, but this holds colours")
     values = _grey_values(image, name)
     if values.dtype == np.float64:
-        raise InputError(f"{name}: its pixels are floating-point numbers of unknown range")
+        raise InputError(f"{name}: {_FLOATING}")
     if values.dtype != np.uint8:
         values = _eight_bits(values, name)
     return values
@@ -279,6 +280,8 @@ def check_image(source: str | Path | bytes, name: str | None = None) -> tuple[in
       Height and width in pixels, upright as the EXIF orientation says. Arguments and errors as of `read_rgb`.
     """
     image, name = _open(source, name)
+    if image.mode == "F":
+        raise InputError(f"{name}: {_FLOATING}")
     size = image.size
     jpeg = image.format in ("JPEG", "MPO")
     if jpeg:

@@ -133,6 +133,10 @@ class Pairs:
         names, images = pick(self.names), pick(self.images)
         return replace(self, names=names, images=images, masks=pick(self.masks), sizes=pick(self.sizes))
 
+    def without(self, bad: Iterable[int]) -> "Pairs":
+        """Returns the pairs but those at the indices `bad`, indexed from 0 again."""
+        return self.subset(sorted(set(range(len(self))) - set(bad)))
+
     def without_leaks(self) -> "Pairs":
         """Returns the pairs without copies of test images and second copies of images (`purinet_jax.data.sets`)."""
         present = set(self.names)
@@ -153,16 +157,25 @@ class Pairs:
         order = np.random.default_rng(seed).permutation(len(self))
         return self.subset(sorted(order[count:])), replace(self.subset(sorted(order[:count])), superpixels=None)
 
-    def check(self, index: int) -> None:
+    def check(self, index: int, max_regions: int | None = None) -> None:
         """Parses the files of one pair, faster than reading them.
 
         Raises:
-          InputError: a file cannot be used, or sizes differ.
+          InputError: a file cannot be used, sizes differ, or superpixels have a label of `max_regions` or more.
         """
         image = check_image(self.storage.read(self.images[index]), self.image_path(index))
         self.check_sizes(index, image, self._mask(index).shape)
         if self.superpixels is not None:
-            read_superpixels(self.superpixels[self.names[index]], *image)
+            self.check_regions(index, read_superpixels(self.superpixels[self.names[index]], *image), max_regions)
+
+    def check_regions(self, index: int, superpixels: np.ndarray, max_regions: int | None) -> None:
+        """Raises InputError if a pair's superpixels have a label of `max_regions` or more; None for no bound."""
+        # The device silently ignores labels out of range, which would change the loss.
+        if max_regions is not None and (highest := int(superpixels.max())) >= max_regions:
+            raise InputError(
+                f"{self.image_path(index)}: its superpixels reach label {highest}, "
+                f"but max_regions {max_regions} allows 0 to {max_regions - 1}"
+            )
 
     def check_sizes(self, index: int, image: Sequence[int], mask: Sequence[int]) -> None:
         """Raises InputError if height and width of a pair's image and mask differ."""
@@ -297,12 +310,12 @@ def check_pairs(pairs: Pairs, workers: int = 0, progress: bool = True) -> list[t
     return list(_unusable(pairs, workers, progress))
 
 
-def _unusable(pairs: Pairs, workers: int, progress: bool) -> Iterator[tuple[int, str]]:
+def _unusable(pairs: Pairs, workers: int, progress: bool, max_regions: int | None = None) -> Iterator[tuple[int, str]]:
     """Yields what `check_pairs` returns, as soon as it is found."""
 
     def reason(index: int) -> str | None:
         try:
-            pairs.check(index)
+            pairs.check(index, max_regions)
         except InputError as error:
             return str(error)
         return None
@@ -319,6 +332,7 @@ def bad_pairs(
     skip_bad: bool,
     progress: bool = True,
     *,
+    max_regions: int | None = None,
     share: slice = slice(None),
     gather: Callable[[np.ndarray], np.ndarray] = lambda found: found[None],
 ) -> list[list[int]]:
@@ -328,6 +342,7 @@ def bad_pairs(
       sources: the data sets.
       skip_bad: whether there may be such pairs.
       progress: whether to show bars on stderr.
+      max_regions: as of `Pairs.check`.
       share: the indices of the pairs that this process checks, if several processes share the work.
       gather: stacks each process's verdicts, bool [pairs], to [processes, pairs]; `processes.from_all` does.
 
@@ -341,7 +356,7 @@ def bad_pairs(
     for pairs in sources:
         checked = range(len(pairs))[share]
         found = np.zeros(len(pairs), bool)
-        for position, reason in _unusable(pairs.subset(checked), 0, progress):
+        for position, reason in _unusable(pairs.subset(checked), 0, progress, max_regions):
             logger.warning("%s", reason)
             found[checked[position]] = True
         bad.append(np.flatnonzero(gather(found).any(0)).tolist())

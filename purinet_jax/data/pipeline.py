@@ -5,6 +5,7 @@ Each example's augmentation depends only on seed, epoch and example, so any numb
 training resumes at any batch.
 """
 
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from purinet_jax.data.augment import augment, resize_image, resize_labels
+from purinet_jax.data.images import PIXEL_LIMIT
 from purinet_jax.data.pairs import Example, Pairs
 from purinet_jax.errors import InputError
 
@@ -53,6 +55,25 @@ class Batches(Iterator[Batch]):
 def _stop(held: list[Any]) -> None:
     while held:
         held.pop().close()
+
+
+def check_augmentation(
+    seed: int, size: int, flip: float, rotate: float, crop: float, jitter: float, sizes: Sequence[int]
+) -> None:
+    """Raises InputError if one of these arguments of `training_batches` is out of range."""
+    largest = math.isqrt(PIXEL_LIMIT)
+    for name, values, valid, bounds in (
+        ("seed", [seed], lambda x: 0 <= x < 2**32, "from 0 to 2**32 - 1"),
+        ("size", [size], lambda x: 1 <= x <= largest, f"from 1 to {largest}"),
+        ("sizes", sizes, lambda x: 1 <= x <= largest, f"from 1 to {largest}"),
+        ("flip", [flip], lambda x: 0 <= x <= 1, "from 0 to 1"),
+        ("rotate", [rotate], lambda x: 0 <= x <= 180, "from 0 to 180"),
+        ("crop", [crop], lambda x: 0 < x <= 1, "above 0 and at most 1"),
+        ("jitter", [jitter], lambda x: 0 <= x <= 1, "from 0 to 1"),
+    ):
+        for value in values:
+            if not valid(value):
+                raise InputError(f"{name}: must be {bounds}, not {value}")
 
 
 def training_batches(
@@ -102,20 +123,15 @@ def training_batches(
     """
     import grain
 
+    check_augmentation(seed, size, flip, rotate, crop, jitter, sizes)
     for name, value, valid, bounds in (
-        ("seed", seed, 0 <= seed < 2**32, "from 0 to 2**32 - 1"),
         ("start", start, start >= 0, "at least 0"),
         ("shard", shard, 0 <= shard < shards, f"from 0 to {shards - 1}"),
-        ("flip", flip, 0 <= flip <= 1, "from 0 to 1"),
-        ("rotate", rotate, 0 <= rotate <= 180, "from 0 to 180"),
-        ("crop", crop, 0 < crop <= 1, "above 0 and at most 1"),
-        ("jitter", jitter, 0 <= jitter <= 1, "from 0 to 1"),
     ):
         if not valid:
             raise InputError(f"{name}: must be {bounds}, not {value}")
     sizes = tuple(sizes) or (size,)
-    for side in sizes:
-        _check_common(pairs, batch_size, side, workers, prefetch)
+    _check_common(pairs, batch_size, size, workers, prefetch)
 
     def make(batch_index: int, indices: np.ndarray) -> Batch:
         batch_index += start
@@ -209,14 +225,8 @@ def _zeros(pairs: Pairs, count: int, size: int) -> Batch:
 
 def _read(pairs: Pairs, index: int, max_regions: int | None) -> Example:
     example = pairs[index]
-    # The device silently ignores labels out of range, which would change the loss.
-    if max_regions is not None and "superpixels" in example:
-        highest = int(example["superpixels"].max())
-        if highest >= max_regions:
-            raise InputError(
-                f"{pairs.image_path(index)}: its superpixels reach label {highest}, "
-                f"but max_regions {max_regions} allows 0 to {max_regions - 1}"
-            )
+    if "superpixels" in example:
+        pairs.check_regions(index, example["superpixels"], max_regions)
     return example
 
 

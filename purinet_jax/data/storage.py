@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from purinet_jax.data.archives import ENDINGS, OncePerProcess, Tar, Zip, is_ignored, is_image_path, open_archive
 from purinet_jax.errors import InputError
-from purinet_jax.files import is_special, read_bytes, reason
+from purinet_jax.files import is_folder, is_special, read_bytes, reason
 
 # A mistyped path, such as a home folder, must not walk an entire disk.
 _DEPTH = 4
@@ -93,17 +93,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     if is_ignored(entry.name):
                         continue
                     yield prefix, entry
-                    if depth < _DEPTH and _is_folder(entry):
+                    if depth < _DEPTH and is_folder(entry):
                         waiting.append((f"{prefix}{entry.name}/", depth + 1))
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {reason(error)}") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # said if its name is that of a file that is read
-        return False
 
 
 class Prepared:

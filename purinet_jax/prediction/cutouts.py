@@ -75,7 +75,7 @@ def cutout(
 def _opacity(saliency: np.ndarray, threshold: float) -> np.ndarray:
     """Returns the cut-out's alpha, uint8 [height, width]: a smooth ramp of the map about the threshold."""
     low, high = max(threshold - _SOFTNESS, 0.0), min(threshold + _SOFTNESS, 1.0)
-    ramp = np.clip((np.arange(256) / 255 - low) / (high - low), 0, 1)
+    ramp = np.interp(np.arange(256) / 255, [low, threshold, high], [0, 0.5, 1])
     table = np.rint(255 * ramp * ramp * (3 - 2 * ramp)).astype(np.uint8)
     return cv2.LUT(saliency, table)
 
@@ -129,9 +129,7 @@ def composite(rgba: np.ndarray, background: tuple[int, ...] | np.ndarray) -> np.
     """
     height, width = rgba.shape[:2]
     if isinstance(background, np.ndarray):
-        # Pillow resizes premultiplied, so that hidden colours do not spread.
-        fitted = ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.BICUBIC)
-        background = np.asarray(fitted)
+        background = fit_background(background, height, width)
     else:
         background = np.broadcast_to(np.array(background, np.float32), (height, width, len(background)))
     channels = background.shape[-1]
@@ -148,6 +146,14 @@ def composite(rgba: np.ndarray, background: tuple[int, ...] | np.ndarray) -> np.
         result[rows, :, 3:] = alpha + 0.5
         result[rows, :, :3] = (colours + 0.5) * (result[rows, :, 3:] > 0)
     return result
+
+
+def fit_background(background: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scales an image, uint8 [rows, columns, 3 or 4], to cover [height, width], and crops it to its centre."""
+    if background.shape[:2] == (height, width):
+        return background
+    # Pillow resizes premultiplied, so that hidden colours do not spread.
+    return np.asarray(ImageOps.fit(Image.fromarray(background), (width, height), Image.Resampling.BICUBIC))
 
 
 def on_blur(rgba: np.ndarray, image: np.ndarray, alpha: np.ndarray | None, strength: float) -> np.ndarray:

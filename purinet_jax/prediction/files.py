@@ -104,7 +104,7 @@ def plan(
     sources = find_inputs([os.fspath(path) for path in inputs], target, videos=kind != "attention", errors=errors)
     if target is None and any(found.piped for found in sources.values()):
         target = str(STANDARD)
-    if target is not None and _is_file_name(target):
+    if target is not None and is_file_name(target):
         count = len(sources) + len(errors or ())
         if count > 1:
             raise InputError(f"{target}: one file for {count} images; name a folder")
@@ -140,7 +140,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return ending_of(path) in VIDEO_ENDINGS
 
 
-def _is_file_name(output: str) -> bool:
+def is_file_name(output: str) -> bool:
     """Whether an output means a file: it is the standard output, or ends like a file and is no folder."""
     return output == str(STANDARD) or (ending_of(output) in INPUT_ENDINGS and not os.path.isdir(output))
 
@@ -274,7 +274,7 @@ def _write_files(
     progress: bool,
 ) -> Generator[Result]:
     """`predict_files` for folders that exist; `refusal` is why no video can be rendered, if so."""
-    standard_input = sys.stdin.buffer.read() if any(job.source == STANDARD for job in images) else b""
+    standard_input = _read_standard_input() if any(job.source == STANDARD for job in images) else b""
     piped: dict[Path, bytes] = {}
 
     def source(index: int) -> tuple[bytes, str]:
@@ -294,7 +294,8 @@ def _write_files(
         if job.output == STANDARD:
             _write_standard_output(data)
         else:
-            _make_folder(job.output.parent)  # another process that made it may have removed it while it was empty
+            with suppress(OSError):  # another process that made it may have removed it while it was empty
+                job.output.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(job.output, data)
 
     delivered = render_stream(predictor, len(images), source, deliver, style, batch_size=batch_size)
@@ -319,6 +320,15 @@ def _video_refusal(style: Style) -> InputError | None:
     except InputError as error:
         return error
     return None
+
+
+def _read_standard_input() -> bytes:
+    if sys.stdin is None:
+        raise InputError("stdin: is closed")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"stdin: cannot be read: {reason(error)}") from error
 
 
 def _write_standard_output(data: bytes) -> None:

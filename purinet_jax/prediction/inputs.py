@@ -17,7 +17,7 @@ from typing import NamedTuple
 from purinet_jax.data.images import EXTENSIONS
 from purinet_jax.data.results import origin_of, own_results
 from purinet_jax.errors import InputError
-from purinet_jax.files import reason
+from purinet_jax.files import is_folder, reason
 from purinet_jax.prediction.video import VIDEO_ENDINGS
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def _walk(
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if _is_folder(entry):
+                    if is_folder(entry):
                         (links if entry.is_symlink() else subfolders).append(os.path.join(below, entry.name))
                     else:
                         files.append(entry)
@@ -176,13 +176,6 @@ def _walk(
             refuse(path, InputError(f"{path}: cannot be read: {reason(error)}"))
             continue
         yield below, files
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle, or into a closed folder
-        return False
 
 
 def _may_be_file(entry: os.DirEntry[str]) -> bool:

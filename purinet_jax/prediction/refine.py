@@ -58,11 +58,15 @@ def refine_map(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> n
 
 def refined_strips(saliency: np.ndarray, square: np.ndarray, image: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Yields rows of the image and their float32 [rows, width] of the refined map, from the top, for any image size."""
-    probability = np.clip(saliency, _MARGIN, 1 - _MARGIN)
-    logits = np.log(probability / (1 - probability))
-    coefficients = cv2.merge(GuidedFilter(square, RADIUS, EPSILON).coefficients(logits))
+    coefficients = cv2.merge(GuidedFilter(square, RADIUS, EPSILON).coefficients(logits(saliency)))
     for rows, planes in upsampled_strips(coefficients, *image.shape[:2]):
         yield rows, 1 / (1 + np.exp(-linear(planes, image[rows])))
+
+
+def logits(saliency: np.ndarray) -> np.ndarray:
+    """Returns the logits, float32 and finite, of a map, float32 in [0, 1]."""
+    probability = np.clip(saliency, _MARGIN, 1 - _MARGIN)
+    return np.log(probability / (1 - probability))
 
 
 def linear(coefficients: Iterable[np.ndarray], image: np.ndarray) -> np.ndarray:

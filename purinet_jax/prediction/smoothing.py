@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from purinet_jax.prediction.refine import logits
+
 # The weight of earlier frames where the image has only moved, and the mean difference of the colours in a window, in
 # levels, at which it falls to 1 / e of that.
 _KEPT, _DIFFERENCE = 0.8, 15
@@ -11,8 +13,6 @@ _WINDOW = 9
 _CUT = 0.25
 # Motion is estimated at half the size, or at this one if that is smaller, which OpenCV refuses; pixels.
 _SMALLEST = 32
-# Probabilities are kept this far from 0 and 1, whose logits are infinite.
-_MARGIN = 1e-3
 
 
 class Smoother:
@@ -36,17 +36,16 @@ class Smoother:
         Returns:
           float32 [size, size] in [0, 1].
         """
-        probability = np.clip(saliency, _MARGIN, 1 - _MARGIN)
-        logits = np.log(probability / (1 - probability))
-        earlier = None if self._square is None else self._average(square, logits)
+        current = logits(saliency)
+        earlier = None if self._square is None else self._average(square, current)
         self._square = square
         if earlier is None:
-            self._logits = logits
+            self._logits = current
             return saliency
         self._logits = earlier
         return 1 / (1 + np.exp(-earlier))
 
-    def _average(self, square: np.ndarray, logits: np.ndarray) -> np.ndarray | None:
+    def _average(self, square: np.ndarray, current: np.ndarray) -> np.ndarray | None:
         """Returns the average with the frames before, or None if they show another scene."""
         assert self._square is not None
         assert self._logits is not None
@@ -59,7 +58,7 @@ class Smoother:
         weight = _KEPT * np.exp(-((difference / _DIFFERENCE) ** 2))
         if weight.mean() < _CUT * _KEPT:
             return None
-        return logits + weight * (before - logits)
+        return current + weight * (before - current)
 
 
 def _sources(earlier: np.ndarray, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from PIL import Image
 from purinet_jax.data.augment import resize_image
 from purinet_jax.errors import InputError
 from purinet_jax.files import atomic_path, reason
-from purinet_jax.prediction.cutouts import visible
+from purinet_jax.prediction.cutouts import fit_background, visible
 from purinet_jax.prediction.rendering import Style, render
 from purinet_jax.prediction.smoothing import Smoother
 from purinet_jax.progress import progress_bar
@@ -267,11 +268,14 @@ def _render(
     remaining = iter(frames)
     while batch := list(islice(remaining, batch_size)):
         images = [_upright(frame, first, source) for frame in batch]
-        squares = [resize_image(visible(*image), predictor.size, predictor.size) for image in images]
+        if isinstance(style.background, np.ndarray):  # once, because frames have one size
+            style = replace(style, background=fit_background(style.background, *images[0][0].shape[:2]))
+        visibles = [visible(*image) for image in images]
+        squares = [resize_image(shown, predictor.size, predictor.size) for shown in visibles]
         maps = predictor.square_maps(squares, batch_size)
-        for frame, (image, alpha), square, saliency in zip(batch, images, squares, maps, strict=True):
+        for frame, (image, alpha), shown, square, saliency in zip(batch, images, visibles, squares, maps, strict=True):
             saliency = saliency if smoother is None else smoother(square, saliency)
-            yield frame, render(style, saliency, square, image.shape, image, alpha)
+            yield frame, render(style, saliency, square, image.shape, image, alpha, shown)
 
 
 def _encodable(rendering: np.ndarray, frame: Any, stream: Any) -> Any:

@@ -55,7 +55,8 @@ def watch(
       A result for each file; for a subfolder that cannot be read, one whose job has no output. Without an end.
 
     Raises:
-      InputError: one of the folders is not there, or cannot be read; or as `plan` and `predict_files`.
+      InputError: one of the folders is not there, or cannot be read; or as `predict_files`; or, at first, as `plan`,
+        whose later errors are results without an output.
     """
     jobs: dict[str, Job] = {}
     times: dict[str, int] = {}
@@ -63,6 +64,7 @@ def watch(
     failed: dict[str, _Signature] = {}
     done: dict[str, _Signature] = {}
     reported: set[str] = set()
+    began = False
     level = inputs.logger.level
     try:
         while True:
@@ -70,17 +72,23 @@ def watch(
             if not times or _changed(times):
                 times = _modification_times(folders)
                 errors: dict[str, str] = {}
-                planned = plan(
-                    folders,
-                    output,
-                    kind=style.kind,
-                    ending=ending,
-                    transparent=style.transparent,
-                    existing=existing,
-                    errors=errors,
-                )
+                try:
+                    planned = plan(
+                        folders,
+                        output,
+                        kind=style.kind,
+                        ending=ending,
+                        transparent=style.transparent,
+                        existing=existing,
+                        errors=errors,
+                    )
+                    jobs = {str(job.source): job for job in planned}
+                except InputError as refusal:  # such as two outputs of one name
+                    if not began:
+                        raise
+                    errors[""] = f"{refusal}; files added later wait until that is changed"
+                began = True
                 inputs.logger.setLevel(logging.WARNING)  # which files are passed over is said once
-                jobs = {str(job.source): job for job in planned}
                 done = {source: signature for source, signature in done.items() if os.path.exists(source)}
                 for path, error in errors.items():
                     if path not in folders and error not in reported:  # a folder without images is none

@@ -80,7 +80,7 @@ def finetune(
     config.model = ConfigDict(weights.to_dict())
     config.data.size = size or stored_size(init) or 320
     config.data.holdout = config.data.holdout or held_out_pairs(len(pairs))
-    state = train(config, data, output, init=init, skip_bad=skip_bad, object_labels=object_labels, progress=progress)
+    state = train(config, pairs, output, init=init, skip_bad=skip_bad, progress=progress)
     errors = {int(step): error for step, error in read_record(output).validated}
     if errors:
         best = min(errors, key=lambda step: errors[step])
@@ -107,8 +107,9 @@ def held_out_pairs(count: int) -> int:
 def _panel(pairs: Pairs, weights: ModelConfig, size: int, before: Any, after: Any) -> bytes:
     """A PNG with a row for each pair: image, mask, map before, map after."""
     model = weights.build()
-    images = [resize_image(pairs[index]["image"], size, size) for index in range(len(pairs))]
-    masks = [resize_labels(pairs[index]["mask"], size, size)[..., None] for index in range(len(pairs))]
+    examples = [pairs[index] for index in range(len(pairs))]
+    images = [resize_image(example["image"], size, size) for example in examples]
+    masks = [resize_labels(example["mask"], size, size)[..., None] for example in examples]
     maps = [
         [grey_colours(saliency_maps(model, variables, image[None])[0, ..., None]) for image in images]
         for variables in map(jax.device_put, (before, after))

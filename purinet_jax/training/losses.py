@@ -165,7 +165,11 @@ def structural_similarity_loss(
     return jax.vmap(batch_mean, in_axes=(1, None))(losses, valid)
 
 
-def gaussian_window(size: int = 11, sigma: float = 1.5) -> np.ndarray:
+SSIM_WINDOW = 11
+"""The side of the windows of `windowed_ssim`, pixels."""
+
+
+def gaussian_window(size: int = SSIM_WINDOW, sigma: float = 1.5) -> np.ndarray:
     """The Gaussian of Wang et al. 2004, [size], summing to 1."""
     window = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * sigma**2))
     return (window / window.sum()).astype(np.float32)
@@ -186,8 +190,8 @@ def windowed_ssim(x: Array, y: Array) -> Array:
     `x` and `y` are [batch, height, width, channels] with sides of at least 11, either of them possibly with a single
     channel; → [batch, channels] in [−1, 1].
     """
-    if min(x.shape[1:3]) < 11:
-        raise ValueError(f"windowed SSIM needs sides of at least 11, not {x.shape[1]}×{x.shape[2]}")
+    if min(x.shape[1:3]) < SSIM_WINDOW:
+        raise ValueError(f"windowed SSIM needs sides of at least {SSIM_WINDOW}, not {x.shape[1]}×{x.shape[2]}")
     # As products with band matrices: shifted sums take ten times as long on CPUs.
     rows, columns = (_window_sums(side) for side in x.shape[1:3])
 

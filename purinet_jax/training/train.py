@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +25,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from purinet_jax.data import Pairs, bad_pairs, evaluation_batches, open_pairs, training_batches
-from purinet_jax.data.images import PIXEL_LIMIT
-from purinet_jax.data.pipeline import Batches
+from purinet_jax.data.pipeline import Batches, check_augmentation
 from purinet_jax.errors import InputError, escaped
 from purinet_jax.files import check_output_folder, write_atomically
 from purinet_jax.locks import only_process
@@ -36,10 +35,11 @@ from purinet_jax.network.inference import saliency_maps
 from purinet_jax.network.model import PurNet
 from purinet_jax.processes import check_same, from_all, is_first
 from purinet_jax.progress import progress_bar
-from purinet_jax.training import checkpoints, configurations
+from purinet_jax.training import checkpoints
 from purinet_jax.training.checkpoints import RunRecord
+from purinet_jax.training.configurations import base_config
 from purinet_jax.training.initial import initial_variables, zeros
-from purinet_jax.training.losses import Losses, Objective, purnet_losses
+from purinet_jax.training.losses import SSIM_WINDOW, Losses, Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.reports import Profiler, RunLog
 from purinet_jax.training.step import (
@@ -63,10 +63,13 @@ Settings = TypeVar("Settings")
 # A larger one is a slip, and drawing it would take for ever.
 _LARGEST_BATCH = 1 << 16
 
+# The settings of `config.data` that `training_batches` takes.
+_AUGMENTATION = ("size", "flip", "rotate", "crop", "jitter", "sizes")
+
 
 def train(
     config: ConfigDict,
-    data: str | Path,
+    data: str | Path | Pairs,
     output: str | Path,
     *,
     validation: str | Path | None = None,
@@ -84,7 +87,8 @@ def train(
 
     Args:
       config: as `load_config` gives it.
-      data: training pairs, a folder, archive or prepared set (`open_pairs`).
+      data: training pairs: a folder, archive or prepared set (`open_pairs`), or opened ones, to which `superpixels`
+        and `object_labels` do not apply.
       output: the run's folder.
       validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps;
         `config.data.holdout` keeps that many of the training pairs for it instead. Training ends early once the error
@@ -122,15 +126,45 @@ def train(
         model_config = ModelConfig.from_dict(config.model)
         model = model_config.build(axis_name=AXIS, dtype=jnp.dtype(config.dtype), remat=config.loop.remat)
         optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
-        _check_resumable(config, output)
-        pairs = open_pairs(data, superpixels=superpixels, object_labels=object_labels)
+        saved = checkpoints.read_record(output) if resuming else None
+        if saved is not None:
+            _check_resumable(config, saved.config, output)
+        elif first:
+            _check_replaceable(output / "config.json")
+        pairs = data
+        if not isinstance(pairs, Pairs):
+            pairs = open_pairs(pairs, superpixels=superpixels, object_labels=object_labels)
         if without_leaks:
             complete, pairs = len(pairs), pairs.without_leaks()
             left_out = complete - len(pairs)
             logger.info("left out %d of %d pairs: copies of test images, second copies", left_out, complete)
         validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
-        record = _record(config, data, output, pairs, resuming, skip_bad, progress)
-        pairs = pairs.subset(sorted(set(range(len(pairs))) - set(record.bad)))
+        check_same(  # each process reads its own copy
+            {
+                "the configuration": json.dumps(config.to_dict(), sort_keys=True),
+                str(pairs.path): pairs.fingerprint,
+                f"{output}: its checkpoints": str(resuming),
+            }
+        )
+        if saved is not None and saved.data != pairs.fingerprint:
+            raise InputError(f"{pairs.path}: not the data set that the run in {output} was started with")
+        # Pairs to train on are checked once, those to validate on, which may be others when a run goes on, each time.
+        unchecked = [] if saved is not None else [pairs]
+        if validation_pairs is not None:
+            unchecked.append(validation_pairs)
+        share = slice(jax.process_index(), None, jax.process_count())
+        bad = bad_pairs(
+            unchecked,
+            skip_bad,
+            progress and first,
+            max_regions=objective.max_regions,
+            share=share,
+            gather=from_all,
+        )
+        if validation_pairs is not None:
+            validation_pairs = validation_pairs.without(bad.pop())
+        record = saved or RunRecord(config.to_dict(), pairs.fingerprint, bad[0])
+        pairs = pairs.without(record.bad)
         if config.data.holdout:
             pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
         state = create_state(
@@ -178,16 +212,19 @@ def train(
         if config.loop.validate_first and validation_pairs is not None and not start and not record.validated:
             checkpoints.save_checkpoint(checkpointer, state, record, validate(0))
         placed = place_batches(batches, devices)
+        compiled: set[int] = set()  # sides of images
         last = start if out_of_patience(record.validated, config.loop.patience) else config.steps
         for step in range(start + 1, last + 1):
             watchdog.enter(f"step {step}: reading the batch")
             indices, batch = next(placed)
-            watchdog.enter(f"step {step}: computing on {len(devices)} devices", compiles=step == start + 1)
+            side = batch["image"].shape[-2]
+            watchdog.enter(f"step {step}: computing on {len(devices)} devices", compiles=side not in compiled)
+            compiled.add(side)
             profiler.before(step, state)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = update(state, batch)
             # Metrics are reported one step late, so that the loop does not wait for the step that it has just started.
-            log.metrics(step, metrics, [pairs.names[i] for i in indices], batch["image"].shape[-2])
+            log.metrics(step, metrics, [pairs.names[i] for i in indices], side)
             if first and config.loop.panel_every and step % config.loop.panel_every == 0:
                 watchdog.enter(f"step {step}: drawing maps", compiles=True)
                 log.panel(step, state, batch)
@@ -212,33 +249,6 @@ def train(
     return state
 
 
-def _record(
-    config: ConfigDict,
-    data: str | Path,
-    output: Path,
-    pairs: Pairs,
-    resuming: bool,
-    skip_bad: bool,
-    progress: bool,
-) -> RunRecord:
-    """The record that the run's latest checkpoint holds, or a new one, for which all pairs are read."""
-    check_same(  # each process reads its own copy
-        {
-            "the configuration": json.dumps(config.to_dict(), sort_keys=True),
-            str(data): pairs.fingerprint,
-            f"{output}: its checkpoints": str(resuming),
-        }
-    )
-    if not resuming:
-        share = slice(jax.process_index(), None, jax.process_count())
-        (bad,) = bad_pairs([pairs], skip_bad, progress and is_first(), share=share, gather=from_all)
-        return RunRecord(config.to_dict(), pairs.fingerprint, bad)
-    record = checkpoints.read_record(output)
-    if record.data != pairs.fingerprint:
-        raise InputError(f"{data}: not the data set that the run in {output} was started with")
-    return record
-
-
 def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
     if config.dtype not in ("float32", "bfloat16"):
         raise InputError(f"config.dtype: {config.dtype!r} is neither float32 nor bfloat16")
@@ -246,14 +256,15 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
         "steps": config.steps,
         "batch_size": config.batch_size,
         "accumulate": config.accumulate,
-        "data.size": config.data.size,
         **{f"loop.{key}": config.loop[key] for key in ("log_every", "checkpoint_every", "validate_every", "keep")},
     }
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key}: {value} is not at least 1")
-    if config.data.size**2 > PIXEL_LIMIT:
-        raise InputError(f"config.data.size: {config.data.size} is more than {math.isqrt(PIXEL_LIMIT)}")
+    check_augmentation(config.seed, **{key: config.data[key] for key in _AUGMENTATION})
+    smallest = min(config.data.sizes or (config.data.size,))
+    if config.losses.structural == "ssim" and smallest < SSIM_WINDOW:
+        raise InputError(f"config.data.size: {smallest} is less than the {SSIM_WINDOW} of a window of SSIM")
     at_least_0 = {
         "average_decay": config.average_decay,
         "data.holdout": config.data.holdout,
@@ -300,13 +311,19 @@ def _settings(kind: type[Settings], values: ConfigDict, key: str) -> Settings:
     return kind(**values)
 
 
-def _check_resumable(config: ConfigDict, output: Path) -> None:
-    """Raises InputError if the run in `output`, if any, was started with other settings than these, `loop` apart."""
-    saved = output / "config.json"
-    if not saved.exists():
-        return
-    base = configurations.load_config(str(configurations.FOLDER / "base.py"))
-    trees = [config.to_dict(), json.loads(saved.read_text()), base.to_dict()]
+def _check_replaceable(file: Path) -> None:
+    """Raises InputError if there is a file that is not the `config.json` of a run, such as another program's."""
+    try:
+        known = not file.exists() or json.loads(file.read_bytes()).keys() >= {"model", "losses", "loop"}
+    except (ValueError, AttributeError, RecursionError):
+        known = False
+    if not known:
+        raise InputError(f"{file}: is not that of a training run, whose folder this cannot be")
+
+
+def _check_resumable(config: ConfigDict, saved: Mapping[str, Any], output: Path) -> None:
+    """Raises InputError if the run in `output` was started with other settings, `saved`, than these, `loop` apart."""
+    trees = [config.to_dict(), dict(saved), base_config().to_dict()]
     for tree in trees:
         tree["model"] = ModelConfig.from_dict(tree["model"]).to_dict()
     ours, theirs, default = (traverse_util.flatten_dict(json.loads(json.dumps(tree)), sep=".") for tree in trees)
@@ -339,7 +356,7 @@ def _batches(config: ConfigDict, pairs: Pairs, objective: Objective, start: int)
         max_regions=objective.max_regions,
         shard=jax.process_index(),
         shards=jax.process_count(),
-        **{key: config.data[key] for key in ("size", "flip", "rotate", "crop", "jitter", "sizes")},
+        **{key: config.data[key] for key in _AUGMENTATION},
     )
 
 

@@ -2,8 +2,9 @@
 average, and more) and `run` (JSON with the model's configuration); `training.checkpoints` writes them.
 """
 
-import json
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,35 +46,45 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Any], ModelConfig]:
     Raises:
       InputError: there is no checkpoint, or it cannot be read.
     """
-    path = Path(path).absolute()
-    chosen = path if ocp.is_orbax_checkpoint(path) and (path / "state").is_dir() else None
-    if chosen is None:
-        folder = path / FOLDER if (path / FOLDER).is_dir() else path
-        if not whole_steps(folder):
-            raise InputError(f"{path}: no checkpoint in this folder")
-        with ocp.training.Checkpointer(folder) as checkpointer:
-            found = list(checkpointer.checkpoints)
-            scored = [checkpoint for checkpoint in found if (checkpoint.metrics or {}).get("mae") is not None]
-            best = min(scored, key=lambda checkpoint: checkpoint.metrics["mae"]) if scored else found[-1]
-            chosen = folder / str(best.step)
-    try:
+    chosen = _chosen(path)
+    with _readable(chosen):
         tree = ocp.metadata(chosen, "state").metadata
         wanted = ("average",) if "average" in tree else ("params", "batch_stats")
         abstract = jax.tree.map(lambda _: ocp.PLACEHOLDER, tree)
         abstract |= {name: on_first_device(tree[name]) for name in wanted}
         loaded = ocp.load_checkpointables(chosen, {"state": abstract, "run": None})
-    except Exception as error:  # Orbax raises many types for a damaged folder
-        raise InputError(f"{chosen}: not a readable checkpoint: {one_line(error)}") from error
     state = loaded["state"].get("average", loaded["state"])
     variables = {name: state[name] for name in ("params", "batch_stats")}
     with named(chosen):
         return variables, ModelConfig.from_dict(loaded["run"]["config"]["model"])
 
 
-def training_size(path: str | os.PathLike[str]) -> int | None:
-    """The side in pixels of a run's training images, if its folder tells; `path` as in `load_checkpoint`."""
+def training_size(path: str | os.PathLike[str]) -> int:
+    """The side in pixels of a run's training images; `path` and errors as of `load_checkpoint`."""
+    chosen = _chosen(path)
+    with _readable(chosen):
+        return int(ocp.load_checkpointables(chosen, {"run": None})["run"]["config"]["data"]["size"])
+
+
+def _chosen(path: str | os.PathLike[str]) -> Path:
+    """The folder of the checkpoint that `load_checkpoint` loads. Raises InputError if there is none."""
     path = Path(path).absolute()
-    for folder in (path, *path.parents[:2]):
-        if (folder / "config.json").is_file() and (folder / FOLDER).is_dir():
-            return json.loads((folder / "config.json").read_text())["data"]["size"]
-    return None
+    if ocp.is_orbax_checkpoint(path) and (path / "state").is_dir():
+        return path
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    if not whole_steps(folder):
+        raise InputError(f"{path}: no checkpoint in this folder")
+    with _readable(folder), ocp.training.Checkpointer(folder) as checkpointer:
+        found = list(checkpointer.checkpoints)
+        scored = [checkpoint for checkpoint in found if (checkpoint.metrics or {}).get("mae") is not None]
+        best = min(scored, key=lambda checkpoint: checkpoint.metrics["mae"]) if scored else found[-1]
+        return folder / str(best.step)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Raises an InputError that names the folder for whatever is raised inside."""
+    try:
+        yield
+    except Exception as error:  # Orbax raises many types for a damaged folder
+        raise InputError(f"{folder}: not a readable checkpoint: {one_line(error)}") from error
