@@ -129,6 +129,9 @@ def test_the_command_chooses_the_benchmark_and_the_network(
     assert result("--accelerator", "4")["batches"] == [4]
     assert_refused(capsys, ["benchmark", "--backbone", "nothing"], "'nothing' is none of efficientnet_lite0, ")
     assert_refused(capsys, ["benchmark", "--channels", "8"], "--channels: goes with --backbone")
+    assert_refused(capsys, ["benchmark", "--predict", "--backbone", "resnet50"], "--backbone: not with --predict")
+    assert_refused(capsys, ["benchmark", "--memory", "4", "--repeats", "3"], "--repeats: not with --memory")
+    assert_refused(capsys, ["benchmark", "--images", "3"], "--images: goes with --predict")
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

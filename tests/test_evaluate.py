@@ -314,6 +314,7 @@ def test_the_papers_numbers_are_given_for_complete_published_sets_only() -> None
     assert is_same_set("duts:test", "DUTS-TE")
     assert is_same_set("My set", "my_set")
     assert not is_same_set("ECSSD", "DUTS-TE")
+    assert not is_same_set("甲", "乙")
 
 
 def test_worker_processes_and_maps_from_files_need_no_jax() -> None:

@@ -28,11 +28,11 @@ def folders(tmp_path: Path) -> Path:
 
 
 def test_curves_for_each_data_set_and_worst_images_for_each_method(folders: Path) -> None:
-    methods = [open_maps(folders / "one"), open_maps(folders / "two", "a/b")]
+    methods = [open_maps(folders / "one"), open_maps(folders / "two", "_a/$b_$")]
     truths = [open_masks(folders / "masks", "set:test")]
     evaluations = evaluate(methods, truths, progress=False)
     files = write_plots(folders / "new" / "plots", evaluations, methods, truths)
-    names = ["set-test-curves.png", "set-test-one-worst.png", "set-test-a-b-worst.png"]
+    names = ["set-test-curves.png", "set-test-one-worst.png", "set-test-_a-b_--worst.png"]
     assert [file.name for file in files] == names
     assert sorted(file.name for file in (folders / "new" / "plots").iterdir()) == sorted(names)
     with Image.open(files[0]) as curves:
@@ -47,8 +47,10 @@ def test_curves_for_each_data_set_and_worst_images_for_each_method(folders: Path
 
 def test_many_methods_have_curves_that_differ(folders: Path) -> None:
     truth = open_masks(folders / "masks")
-    methods = [open_maps(folders / "one", f"method {index}") for index in range(9)]
+    names = [f"_method {index}" for index in range(9)]  # of which matplotlib's own legend would hold none
+    methods = [open_maps(folders / "one", name) for name in names]
     figure = draw_curves(evaluate(methods, [truth], progress=False))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
     for axis in figure.axes:
         styles = {(line.get_color(), line.get_linestyle()) for line in axis.get_lines()}
         assert len(styles) == len(axis.get_lines()) == 9

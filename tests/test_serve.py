@@ -286,6 +286,11 @@ def test_page_and_descriptions(server: Served) -> None:
     names = {p["name"] for p in text["paths"]["/v1/cutout"]["post"]["parameters"]}
     assert names == {"threshold", "format", "background", "matting", "min_area", "keep_largest", "fill_holes"}
     assert "401" not in text["paths"]["/v1/map"]["post"]["responses"]
+    assert "413" in text["paths"]["/v1/map"]["post"]["responses"]
+    theirs = text["paths"]["/v1.0/removebg"]["post"]["responses"]
+    assert "413" not in theirs
+    assert "not_an_image" in theirs["400"]["description"]
+    assert theirs["400"]["content"]["application/json"]["schema"]["properties"].keys() == {"errors"}
 
 
 def test_metrics_count_requests(server: Served) -> None:
@@ -553,6 +558,7 @@ def test_the_command_refuses_bad_arguments(
         port = str(taken.getsockname()[1])
         assert_refused(capsys, ["serve", "--port", port], f"127.0.0.1:{port}: cannot listen there")
     assert_refused(capsys, ["serve", "--host", "no.such.host.invalid"], "no.such.host.invalid:8000: cannot listen")
+    assert_refused(capsys, ["serve", "--host", "127.0.0..1"], "127.0.0..1:8000: cannot listen there")
     missing = str(tmp_path / "none.pth")
     assert_refused(capsys, ["serve", "--port", "0", "--checkpoint", missing, "--quiet"], "none.pth")
     for wrong in (["--port", "70000"], ["--port", "x"], ["--queue", "0"], ["--max-megapixels", "0"]):

@@ -139,7 +139,7 @@ def test_removebg_clients_get_the_cutout(server: Served) -> None:
     }
 
 
-def test_removebg_fields_change_the_image(server: Served) -> None:
+def test_removebg_fields_change_the_image(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     cutout = pixels_of(removebg(server))
     alpha = cutout[..., 3]
     np.testing.assert_array_equal(pixels_of(removebg(server, {"channels": "alpha"})), alpha)
@@ -160,6 +160,9 @@ def test_removebg_fields_change_the_image(server: Served) -> None:
     for margin, shape in (("5px", (10, 10)), ("3 10%", (6, 2 * round(width / 10))), ("1px 2px 3px 4px", (4, 6))):
         grown = pixels_of(removebg(server, {"crop": "true", "crop_margin": margin}))
         assert grown.shape[:2] == (height + shape[0], width + shape[1])
+    monkeypatch.setattr("purinet_jax.serve.removebg.PIXEL_LIMIT", 400)
+    refused = removebg(server, {"crop": "true", "crop_margin": "10px"})
+    assert (refused.status, refused.json["errors"][0]["code"]) == (400, "parameter")
 
 
 def test_removebg_sizes_limit_the_result(server: Served) -> None:

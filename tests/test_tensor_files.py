@@ -18,7 +18,9 @@ import pytest
 import safetensors.numpy
 
 from purinet_jax.errors import InputError
+from purinet_jax.weights import pytorch_files
 from purinet_jax.weights.tensor_files import read_metadata, read_tensors, write_tensors
+from purinet_jax.weights.untrusted import any_error_named
 
 FIXTURES = Path(__file__).with_name("fixtures") / "tensor_files"
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -266,6 +268,18 @@ def test_hostile_tensors(tmp_path: Path, item: bytes, complaint: str) -> None:
         path = write(tmp_path / "a.pth", state(weight=item))
         with pytest.raises(InputError, match=complaint):
             read_tensors(path)
+
+
+def test_copies_of_a_dictionary_and_a_lack_of_memory_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pytorch_files, "_MOST_OPCODES", 10_000)
+    items = b"".join(b"K" + bytes([key]) + b"N" for key in range(100))
+    program = b"\x80\x02" + ORDERED + b"q\x00}q\x01(" + items + b"u" + b"h\x00h\x01\x85R" * 101 + b"."
+    with pytest.raises(InputError, match="refuses a pickle that copies more than 10,000 items"):
+        read_tensors(zip_file(tmp_path / "a.pth", program))
+    with pytest.raises(InputError, match=r"^a\.pth: needs more memory than there is$"), any_error_named(Path("a.pth")):
+        raise MemoryError
 
 
 def test_many_tensors_cannot_multiply_a_storage(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What benchmarks share: a clock, peak memory, fresh processes, and the network and machine that the numbers are of."""
 
-import multiprocessing
 import os
 import platform
 import resource
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from purinet_jax.devices import usable_cores
 from purinet_jax.errors import InputError
+from purinet_jax.workers import worker_processes
 
 if TYPE_CHECKING:  # imports JAX
     from purinet_jax.network.config import ModelConfig
@@ -40,8 +40,12 @@ def timings(run: Callable[[], Any], repeats: int) -> tuple[list[float], list[flo
 
 def in_process(function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Returns the result of a module's function in a fresh process, whose peak memory and devices are its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with worker_processes(1, _call, function) as mapped:
+        return next(mapped([arguments]))
+
+
+def _call(function: Callable[..., _Result], arguments: tuple[Any, ...]) -> _Result:
+    return function(*arguments)
 
 
 def say(what: str) -> None:

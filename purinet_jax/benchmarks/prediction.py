@@ -104,7 +104,12 @@ def _predict(source: Path, size: int, scratch: Path, cache: str = "cache0", *opt
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(scratch / cache)}
     start = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)  # unlike subprocess, knows this process's own peak
+    try:
+        _, status, usage = os.wait4(process.pid, 0)  # unlike subprocess, knows this process's own peak
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -4,6 +4,7 @@ import argparse
 import json
 
 from purinet_jax.commands.arguments import add_require, positive, say_devices
+from purinet_jax.errors import InputError
 
 SUMMARY = "Measure speed and memory; prints JSON."
 EXAMPLES = """examples:
@@ -21,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channels", type=positive, help="width of that decoder (default 128)")
     parser.add_argument("--size", type=positive, default=320, help="side of the images (default 320)")
-    parser.add_argument("--batch", type=positive, default=2, help="images in a train step (default 2)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--repeats", type=positive, default=7, help="timed runs of each (default 7)")
+    parser.add_argument("--batch", type=positive, help="images in a train step (default 2)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the train step (default float32)")
+    parser.add_argument("--repeats", type=positive, help="timed runs of each (default 7)")
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         "--predict", action="store_true", help="measure `purinet predict` with the package's network instead"
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="measure inference and train step over batch sizes (default 1 8 32 64) and precisions, for six minutes "
         "at most",
     )
-    parser.add_argument("--images", type=positive, default=300, help="files that --predict reads (default 300)")
+    parser.add_argument("--images", type=positive, help="files that --predict reads (default 300)")
     add_require(parser)
 
 
@@ -53,14 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
     from purinet_jax.benchmarks.machine import chosen_network, in_process
     from purinet_jax.devices import describe_devices
 
+    _check_used(arguments)
     config = chosen_network(arguments.backbone, arguments.channels)
     # In another process, because JAX reserves an accelerator's memory, which the measurements need, once it runs.
     say_devices(in_process(describe_devices, arguments.require))
-    size, repeats = arguments.size, arguments.repeats
+    size, repeats = arguments.size, arguments.repeats or 7
     if arguments.predict:
         from purinet_jax.benchmarks.prediction import benchmark_predict
 
-        result = benchmark_predict(size=size, images=arguments.images, repeats=repeats)
+        result = benchmark_predict(size=size, images=arguments.images or 300, repeats=repeats)
     elif arguments.memory is not None:
         from purinet_jax.benchmarks.memory import benchmark_memory
 
@@ -74,7 +76,22 @@ def run(arguments: argparse.Namespace) -> int:
         from purinet_jax.benchmarks.network import benchmark_network
 
         result = benchmark_network(
-            config, size=size, batch_size=arguments.batch, dtype=arguments.dtype, repeats=repeats
+            config, size=size, batch_size=arguments.batch or 2, dtype=arguments.dtype or "float32", repeats=repeats
         )
     print(json.dumps(result, indent=2))
     return 0
+
+
+def _check_used(arguments: argparse.Namespace) -> None:
+    """Raises InputError for an option that what is measured does not depend on."""
+    given = {name for name in ("predict", "memory", "accelerator") if getattr(arguments, name) not in (None, False)}
+    used = {
+        "predict": {"repeats", "images"},
+        "memory": {"backbone", "channels"},
+        "accelerator": {"backbone", "channels", "repeats"},
+        "": {"backbone", "channels", "batch", "dtype", "repeats"},
+    }["".join(given)]
+    for name in ("backbone", "channels", "batch", "dtype", "repeats", "images"):
+        if name not in used and getattr(arguments, name) is not None:
+            goes = f"not with --{next(iter(given))}" if given else "goes with --predict"
+            raise InputError(f"--{name}: {goes}")

@@ -57,7 +57,7 @@ def is_same_set(name: str, other: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", without_ending(name.lower()))
+    return re.sub(r"[\W_]+", "", without_ending(name.lower()))
 
 
 def published_numbers(name: str, images: int) -> tuple[PublishedNumbers, ...]:

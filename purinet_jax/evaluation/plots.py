@@ -100,12 +100,16 @@ def draw_curves(evaluations: Sequence[Evaluation]) -> "Figure":
             stroke, colour = _STROKES[index % len(_STROKES)], _COLOURS[index % len(_COLOURS)]
             lines = ((measures.recall, measures.precision), (thresholds, measures.f), (thresholds, measures.e))
             for axis, (x, y) in zip(row, lines, strict=True):
-                axis.plot(x, y, stroke, color=colour, linewidth=1.8, label=each.method)
+                axis.plot(x, y, stroke, color=colour, linewidth=1.8)
         _name_axes(row[0], f"Recall ({protocol})", f"Precision ({protocol})", 1)
         _name_axes(row[1], "Threshold (of 255)", f"F-measure ({protocol})", 255)
         _name_axes(row[2], "Threshold (of 255)", f"E-measure ({protocol})", 255)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=11)
+    names, columns = [each.method for each in evaluations], min(4, len(evaluations))
+    legend = figure.legend(
+        axes[0, 0].get_lines(), names, loc="outside lower center", ncols=columns, frameon=False, fontsize=11
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # names are no formulas
     return figure
 
 
@@ -158,11 +162,11 @@ def draw_worst(
         for axis, panel in zip(own, entry, strict=True):
             axis.imshow(panel)
         short = name if len(name) <= 48 else f"{name[:24]}…{name[-23:]}"
-        own[0].set_title(f"{short}   MAE {error:.3f}", loc="left", fontsize=8, color="white", pad=3)
+        own[0].set_title(f"{short}   MAE {error:.3f}", loc="left", fontsize=8, color="white", pad=3, parse_math=False)
     which = "" if evaluation.images <= WORST else f" {len(evaluation.worst)} worst of"
     title = f"{evaluation.method} on {evaluation.ground_truth}:{which} {evaluation.images:,} by MAE ({protocol})"
     legend = "image, mask, map, error: red is object missed, blue is background taken for it"
-    figure.suptitle(f"{title}\n{legend}", fontsize=9, color="white", y=1 - 0.1 / height)
+    figure.suptitle(f"{title}\n{legend}", fontsize=9, color="white", y=1 - 0.1 / height, parse_math=False)
     return figure
 
 

@@ -1,6 +1,6 @@
 """The OpenAPI description of the HTTP interface, with the limits that are set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -38,12 +38,13 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
         "reason": {"type": "string", "description": "A line for people."},
     }
     schemas = {"Error": {"type": "object", "required": [*error], "properties": error}}
-    content = _content({"$ref": "#/components/schemas/Error"}, "application/json")
-    errors = {
-        str(status): {"description": f"{HTTPStatus(status).phrase}: {' or '.join(words)}", "content": content}
-        for status, words in ERRORS.items()
-        if token or status != 401
-    }
+    known = {status: words for status, words in ERRORS.items() if token or status != 401}
+    errors = _errors(known, {"$ref": "#/components/schemas/Error"})
+    theirs: dict[int, tuple[str, ...]] = {}
+    for status, words in known.items():
+        theirs[removebg.status(status)] = (*theirs.get(removebg.status(status), ()), *words)
+    title = {"type": "object", "properties": {"title": error["reason"], "code": error["error"]}}
+    their_errors = _errors(theirs, {"type": "object", "properties": {"errors": {"type": "array", "items": title}}})
 
     def get(summary: str, media_type: str) -> dict[str, Any]:
         return {"summary": summary, "responses": {"200": {"description": summary, "content": {media_type: {}}}}}
@@ -62,7 +63,9 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
         operation = {"summary": _KINDS[kind], "operationId": kind, "parameters": parameters, "requestBody": body}
         return {**operation, "responses": {"200": success, **errors}, **secured}
 
-    def form_post(summary: str, fields: dict[str, str], required: list[str], *media_types: str) -> dict[str, Any]:
+    def form_post(
+        summary: str, fields: dict[str, str], required: list[str], refusals: dict[str, Any], *media_types: str
+    ) -> dict[str, Any]:
         properties = {
             name: {**(upload if name == "file" or name.endswith("_file") else {"type": "string"}), "description": text}
             for name, text in fields.items()
@@ -70,7 +73,7 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
         form = {"type": "object", "properties": properties, "required": required}
         success = {"description": "The cut-out.", "content": _content(file, *MEDIA_TYPES.values())}
         request = {"required": True, "content": _content(form, *media_types)}
-        return {"summary": summary, "requestBody": request, "responses": {"200": success, **errors}, **secured}
+        return {"summary": summary, "requestBody": request, "responses": {"200": success, **refusals}, **secured}
 
     multipart = "multipart/form-data"
     others = (multipart, "application/x-www-form-urlencoded", "application/json")
@@ -81,14 +84,10 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
         "paths": {
             **{f"/v1/{kind}": {"post": post(kind)} for kind in kinds},
             "/api/remove": {
-                "post": form_post("rembg's interface.", rembg.FIELDS, ["file"], multipart),
+                "post": form_post("rembg's interface.", rembg.FIELDS, ["file"], errors, multipart),
                 "get": {"summary": "Refused: nothing is fetched.", "responses": {"400": errors["400"]}},
             },
-            "/v1.0/removebg": {
-                "post": form_post(
-                    "remove.bg's interface. Errors are as that service writes them.", removebg.FIELDS, [], *others
-                )
-            },
+            "/v1.0/removebg": {"post": form_post("remove.bg's interface.", removebg.FIELDS, [], their_errors, *others)},
             "/v1.0/account": {
                 "get": get("remove.bg's account, always with the same credits.", "application/json") | secured
             },
@@ -97,6 +96,17 @@ def describe(kinds: Sequence[Kind], limits: Limits, pixels: int, token: bool) ->
             "/metrics": {"get": get("Metrics for Prometheus.", "text/plain") | secured},
         },
         "components": {"schemas": schemas, **schemes},
+    }
+
+
+def _errors(errors: Mapping[int, Sequence[str]], schema: dict[str, Any]) -> dict[str, Any]:
+    """The responses of errors, by status: the words for programs, and a schema."""
+    return {
+        str(status): {
+            "description": f"{HTTPStatus(status).phrase}: {' or '.join(words)}",
+            "content": _content(schema, "application/json"),
+        }
+        for status, words in errors.items()
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 
+from purinet_jax.data.images import PIXEL_LIMIT
 from purinet_jax.prediction.backgrounds import read_colour
 from purinet_jax.prediction.cutouts import composite
 from purinet_jax.prediction.rendering import Style
@@ -187,6 +188,8 @@ def _cropped(rgba: np.ndarray, margins: tuple[_Margin, ...]) -> np.ndarray:
         round(value * length / 100) if unit == "%" else round(value)
         for (value, unit), length in zip(margins, lengths, strict=True)
     )
+    if (top + height + bottom) * (left + width + right) > PIXEL_LIMIT:
+        raise Refusal("parameter", f"crop_margin: the result would have more than {PIXEL_LIMIT:,} pixels")
     return np.pad(part, ((top, bottom), (left, right), (0, 0)))
 
 
@@ -203,5 +206,10 @@ def success(image: bytes, media_type: str, accept: str) -> Response:
 def failure(refusal: Refusal) -> JSONResponse:
     """Returns a refusal as remove.bg writes errors, with its statuses: 403 for a wrong key, 400 for what is wrong with
     the image."""
-    status = {401: 403, 413: 400, 415: 400}.get(refusal.status_code, refusal.status_code)
-    return JSONResponse({"errors": [{"title": refusal.detail, "code": refusal.error}]}, status, refusal.headers)
+    title = {"title": refusal.detail, "code": refusal.error}
+    return JSONResponse({"errors": [title]}, status(refusal.status_code), refusal.headers)
+
+
+def status(code: int) -> int:
+    """Returns remove.bg's status for one of `ERRORS`."""
+    return {401: 403, 413: 400, 415: 400}.get(code, code)

@@ -49,7 +49,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a name of a host
         raise InputError(f"{host}:{port}: cannot listen there: {reason(error)}") from error
 
 

@@ -159,6 +159,7 @@ def _read_pickle(stream: io.BytesIO, storages: dict[str, _Storage] | None = None
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
+    copied = 0  # items of dictionaries, of which a step may repeat all
 
     def since_mark() -> list[Any]:
         start = marks.pop()
@@ -231,6 +232,9 @@ def _read_pickle(stream: io.BytesIO, storages: dict[str, _Storage] | None = None
             case "REDUCE":
                 arguments, symbol = stack.pop(), stack.pop()
                 stack.append(_reduce(symbol, arguments))
+                copied += len(stack[-1]) if type(stack[-1]) is dict else 0
+                if copied > _MOST_OPCODES:
+                    raise InputError(f"refuses a pickle that copies more than {_MOST_OPCODES:,} items")
             case "BUILD":
                 # An OrderedDict's attributes: PyTorch stores the versions of modules there (_metadata).
                 stack.pop()

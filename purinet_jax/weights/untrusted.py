@@ -47,6 +47,8 @@ def any_error_named(path: Path) -> Iterator[None]:
             raise InputError(missing) from error
         except OSError as error:
             raise InputError(reason(error)) from error
+        except MemoryError as error:
+            raise InputError("needs more memory than there is") from error
         except Exception as error:  # parsers of damaged files raise nearly every type of error
             kind, message = type(error).__name__, one_line(error)[:200]
             raise InputError(f"damaged or not what its ending says ({kind}: {message})") from error
