@@ -408,6 +408,19 @@ def test_a_full_queue_a_slow_network_and_a_slow_client() -> None:
         assert served.metric("purinet_images_in_progress") == 0
 
 
+def test_connections_without_the_head_of_a_request_are_closed(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purinet_jax.serve.server._HEAD_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\n")
+        assert client.recv(1000) == b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /health")
+        while client.recv(1000):
+            pass
+
+
 def test_requests_whose_client_hangs_up_are_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("purinet_jax.serve.worker.usable_cores", lambda: 0)  # one thread
     network = Gated()

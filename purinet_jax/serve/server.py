@@ -1,5 +1,6 @@
 """The running server: its socket, its token and its end. SIGTERM and Ctrl-C let it finish the requests in progress."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from purinet_jax import interrupts
 from purinet_jax.errors import InputError
@@ -24,6 +27,8 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 # Further connections are refused at once; each takes a file descriptor, of which processes often have 1,024.
 _CONNECTIONS = 512
+# What a client may take for the head of a request, so that silent connections do not use them up.
+_HEAD_SECONDS = 10.0
 
 
 def read_token(file: Path | None) -> str | None:
@@ -58,6 +63,33 @@ def in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+class _Protocol(H11Protocol):
+    """uvicorn's, which also closes a connection on which the head of a request has begun, or never does, and does not
+    end within `_HEAD_SECONDS`."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(_HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._cancel()
+        elif self._timer is None:  # of a request after the first
+            self._timer = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 def make_server(
     worker: Worker, host: str, limits: Limits, token: str | None = None, allowed_hosts: Iterable[str] = ()
 ) -> uvicorn.Server:
@@ -71,7 +103,7 @@ def make_server(
     config = uvicorn.Config(
         make_app(worker, limits, token=token, hosts=hosts, sites=sites),
         loop="asyncio",
-        http="h11",
+        http=_Protocol,
         ws="none",
         log_config=None,
         log_level="warning",
