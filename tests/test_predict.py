@@ -317,10 +317,12 @@ def test_loads_a_training_run(small: Predictor, tmp_path: Path) -> None:
 
     state = create_state(small.model, small.variables, optax.sgd(0.1), Objective("none"))
     with open_checkpoints(tmp_path, keep=1) as checkpointer:
-        record = RunRecord({"model": ModelConfig.from_model(small.model).to_dict()}, data="", bad=[])
+        config = {"model": ModelConfig.from_model(small.model).to_dict(), "data": {"size": 96}}
+        record = RunRecord(config, data="", bad=[])
         save_checkpoint(checkpointer, state, record, mae=0.5)
     predictor = load(tmp_path)
     assert predictor.model == small.model
+    assert predictor.size == 96
     jax.tree.map(np.testing.assert_array_equal, predictor.variables, small.variables)
 
 
