@@ -73,7 +73,11 @@ def worker_processes(
     try:
         yield lambda items: in_order(submit, items, _AHEAD * workers)
     except BrokenProcessPool as error:
-        raise InputError(f"workers: one of {workers} was killed, perhaps because memory ran out") from error
+        raise InputError("a worker process was killed, perhaps because memory ran out") from error
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():  # otherwise each would end what it works on
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -220,7 +220,7 @@ def _killed(_: None, item: int) -> int:
 
 
 def test_a_worker_process_that_is_killed_is_named() -> None:
-    message = r"^workers: one of 1 was killed, perhaps because memory ran out$"
+    message = r"^a worker process was killed, perhaps because memory ran out$"
     with pytest.raises(InputError, match=message), worker_processes(1, _killed, None) as work:
         list(work(range(3)))
 

@@ -171,10 +171,10 @@ def test_a_stage_starts_from_the_one_before(data: Path, tmp_path: Path) -> None:
         ({"batch_size": 4, "accumulate": 2}, "config.batch_size: 4 is not divisible by 4 devices × 2 parts"),
         ({"dtype": "float16"}, "config.dtype: 'float16' is neither float32 nor bfloat16"),
         ({"steps": 0}, "config.steps: 0 is not at least 1"),
-        ({"data.size": 100_000}, "size: must be from 1 to 13377, not 100000"),
-        ({"data.sizes": (32, 0)}, "sizes: must be from 1 to 13377, not 0"),
-        ({"data.crop": 0.0}, "crop: must be above 0 and at most 1, not 0.0"),
-        ({"seed": -1, "data.holdout": 4}, "seed: must be from 0 to 2**32 - 1, not -1"),
+        ({"data.size": 100_000}, "config.data.size: must be from 1 to 13377, not 100000"),
+        ({"data.sizes": (32, 0)}, "config.data.sizes: must be from 1 to 13377, not 0"),
+        ({"data.crop": 0.0}, "config.data.crop: must be above 0 and at most 1, not 0.0"),
+        ({"seed": -1, "data.holdout": 4}, "config.seed: must be from 0 to 2**32 - 1, not -1"),
         ({"losses.structural": "ssim", "data.size": 8}, "config.data.size: 8 is less than the 11 of a window of SSIM"),
         ({"batch_size": 1 << 20}, "config.batch_size: 1048576 is more than 65536"),
         ({"average_decay": 1.0}, "config.average_decay: 1.0 is not below 1"),
@@ -206,9 +206,11 @@ def test_an_unknown_setting_is_named(data: Path, tmp_path: Path) -> None:
 
 def test_configuration_files_lack_settings_but_have_no_others(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    start = "from ml_collections import ConfigDict\ndef get_config():\n    return "
-    file.write_text(start + "ConfigDict({'seed': 5, 'data': {'size': 96}})")
-    config = load_config(str(file))
+    start = "from ml_collections import ConfigDict, FrozenConfigDict\ndef get_config():\n    "
+    file.write_text(
+        start + "config = ConfigDict({'seed': 5, 'data': {'size': 96}})\n    return FrozenConfigDict(config)"
+    )
+    config = load_config(str(file), ["--config.data.flip=0.5"])
     assert (config.seed, config.data.size, config.data.flip, config.loop.timeout) == (5, 96, 0.5, 1_800)
     for settings, message in (
         ("ConfigDict({'data': {'rotation': 0}})", r"mine\.py: config\.data\.rotation: no such setting$"),
@@ -216,7 +218,7 @@ def test_configuration_files_lack_settings_but_have_no_others(tmp_path: Path) ->
         ("ConfigDict({'data': 3})", r"mine\.py: config\.data: 3 is not a table of settings$"),
         ("{}", r"mine\.py: get_config\(\) returns no ConfigDict but dict$"),
     ):
-        file.write_text(start + settings)
+        file.write_text(f"{start}return {settings}")
         with pytest.raises(InputError, match=message):
             load_config(str(file))
 
@@ -254,7 +256,7 @@ def test_before_its_first_checkpoint_a_run_may_have_other_settings_but_no_other_
         assert json.loads((run / "config.json").read_text())["data"]["size"] == size
     for text in ('{"model_type": "bert"}', "[1]", '{"model":'):
         (run / "config.json").write_text(text)
-        with pytest.raises(InputError, match=r"config\.json: is not that of a training run"):
+        with pytest.raises(InputError, match=r"config\.json: belongs to another program"):
             train.train(tiny_config(), data, run, progress=False)
         assert (run / "config.json").read_text() == text
 

@@ -135,6 +135,7 @@ def test_outputs_of_one_name_are_said_once_and_end_nothing(looks: Looks, tmp_pat
     }
     first, refused, added = looks.run(folder, 9, output)
     assert (first, added) == (("a.png", None), ("a.jpg", None))
+    assert refused[0] == "in"
     assert re.search(r"a\.png\.png: both .* would be written to it; files added later wait", str(refused[1]))
 
 

@@ -64,7 +64,7 @@ def watch(
     failed: dict[str, _Signature] = {}
     done: dict[str, _Signature] = {}
     reported: set[str] = set()
-    began = False
+    began, refused = False, ""
     level = inputs.logger.level
     try:
         while True:
@@ -86,8 +86,14 @@ def watch(
                 except InputError as refusal:  # such as two outputs of one name
                     if not began:
                         raise
-                    errors[""] = f"{refusal}; files added later wait until that is changed"
-                began = True
+                    times = {}  # so that the next look plans again
+                    if str(refusal) != refused:
+                        refused = str(refusal)
+                        yield Result(
+                            Job(Path(folders[0]), Path()), f"{refusal}; files added later wait until that is changed"
+                        )
+                else:
+                    began, refused = True, ""
                 inputs.logger.setLevel(logging.WARNING)  # which files are passed over is said once
                 done = {source: signature for source, signature in done.items() if os.path.exists(source)}
                 for path, error in errors.items():

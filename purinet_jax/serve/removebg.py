@@ -189,7 +189,7 @@ def _cropped(rgba: np.ndarray, margins: tuple[_Margin, ...]) -> np.ndarray:
         for (value, unit), length in zip(margins, lengths, strict=True)
     )
     if (top + height + bottom) * (left + width + right) > PIXEL_LIMIT:
-        raise Refusal("parameter", f"crop_margin: the result would have more than {PIXEL_LIMIT:,} pixels")
+        raise Refusal("parameter", f"crop_margin: with it the crop has more than {PIXEL_LIMIT:,} pixels")
     return np.pad(part, ((top, bottom), (left, right), (0, 0)))
 
 

@@ -64,8 +64,7 @@ def in_url(host: str) -> str:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, which also closes a connection on which the head of a request has begun, or never does, and does not
-    end within `_HEAD_SECONDS`."""
+    """uvicorn's, which also closes a connection whose request's head is not complete within `_HEAD_SECONDS`."""
 
     _timer: asyncio.TimerHandle | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from purinet_jax.errors import InputError
 
@@ -54,7 +54,9 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Any:
         raise InputError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not isinstance(config, ConfigDict):
         raise InputError(f"{name}: get_config() returns no ConfigDict but {type(config).__name__}")
-    _complete(config, base_config(), f"{name}: config")
+    config = ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
+    with config.unlocked():
+        _complete(config, base_config(), f"{name}: config")
     values = flags.FlagValues()  # apart from absl's own, which belong to the program
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["purinet", *overrides])

@@ -87,8 +87,8 @@ def train(
 
     Args:
       config: as `load_config` gives it.
-      data: training pairs: a folder, archive or prepared set (`open_pairs`), or opened ones, to which `superpixels`
-        and `object_labels` do not apply.
+      data: training pairs, a folder, archive or prepared set (`open_pairs`), or opened ones, with which `superpixels`
+        and `object_labels` do not go.
       output: the run's folder.
       validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps;
         `config.data.holdout` keeps that many of the training pairs for it instead. Training ends early once the error
@@ -122,10 +122,15 @@ def train(
         if first:
             check_output_folder(output)
         _check_config(config, validation)
-        objective = _objective(config, superpixels)
+        if isinstance(data, Pairs) and (superpixels is not None or object_labels):
+            raise InputError(f"{data.path}: superpixels and object_labels are for pairs that are not opened yet")
+        objective = _objective(config, (data.superpixels if isinstance(data, Pairs) else superpixels) is not None)
         model_config = ModelConfig.from_dict(config.model)
         model = model_config.build(axis_name=AXIS, dtype=jnp.dtype(config.dtype), remat=config.loop.remat)
         optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
+        # Each process reads its own copies.
+        settings = json.dumps(config.to_dict(), sort_keys=True)
+        check_same({"the configuration": settings, f"{output}: its checkpoints": str(resuming)})
         saved = checkpoints.read_record(output) if resuming else None
         if saved is not None:
             _check_resumable(config, saved.config, output)
@@ -139,19 +144,12 @@ def train(
             left_out = complete - len(pairs)
             logger.info("left out %d of %d pairs: copies of test images, second copies", left_out, complete)
         validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
-        check_same(  # each process reads its own copy
-            {
-                "the configuration": json.dumps(config.to_dict(), sort_keys=True),
-                str(pairs.path): pairs.fingerprint,
-                f"{output}: its checkpoints": str(resuming),
-            }
-        )
+        sets = [pairs] if validation_pairs is None else [pairs, validation_pairs]
+        check_same({f"{each.path}": each.fingerprint for each in sets})
         if saved is not None and saved.data != pairs.fingerprint:
             raise InputError(f"{pairs.path}: not the data set that the run in {output} was started with")
         # Pairs to train on are checked once, those to validate on, which may be others when a run goes on, each time.
-        unchecked = [] if saved is not None else [pairs]
-        if validation_pairs is not None:
-            unchecked.append(validation_pairs)
+        unchecked = sets if saved is None else sets[1:]
         share = slice(jax.process_index(), None, jax.process_count())
         bad = bad_pairs(
             unchecked,
@@ -261,10 +259,13 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
     for key, value in positive.items():
         if value < 1:
             raise InputError(f"config.{key}: {value} is not at least 1")
-    check_augmentation(config.seed, **{key: config.data[key] for key in _AUGMENTATION})
-    smallest = min(config.data.sizes or (config.data.size,))
-    if config.losses.structural == "ssim" and smallest < SSIM_WINDOW:
-        raise InputError(f"config.data.size: {smallest} is less than the {SSIM_WINDOW} of a window of SSIM")
+    try:
+        check_augmentation(config.seed, **{key: config.data[key] for key in _AUGMENTATION})
+    except InputError as error:
+        raise InputError(f"config.{'' if str(error).startswith('seed') else 'data.'}{error}") from error
+    for key, sides in {"size": (config.data.size,), "sizes": config.data.sizes}.items():
+        if config.losses.structural == "ssim" and min(sides, default=SSIM_WINDOW) < SSIM_WINDOW:
+            raise InputError(f"config.data.{key}: {min(sides)} is less than the {SSIM_WINDOW} of a window of SSIM")
     at_least_0 = {
         "average_decay": config.average_decay,
         "data.holdout": config.data.holdout,
@@ -287,17 +288,17 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
         raise InputError(f"config.loop.patience: {config.loop.patience}, but there are no pairs to validate on")
 
 
-def _objective(config: ConfigDict, superpixels: str | Path | None) -> Objective:
-    """The configured losses; raises InputError if they do not go with the folder of superpixels."""
+def _objective(config: ConfigDict, superpixels: bool) -> Objective:
+    """The configured losses; raises InputError if they do not go with whether the pairs have superpixels."""
     objective = _settings(Objective, config.losses, "losses")
     read = objective.structural == "region" and objective.superpixels == "files"
-    if read and superpixels is None:
+    if read and not superpixels:
         raise InputError(
             "config.losses.superpixels: 'files' needs --superpixels DIR, a folder of the authors' .mat files"
         )
-    if superpixels is not None and not read:
+    if superpixels and not read:
         raise InputError(
-            f"--superpixels {superpixels}: not read with losses.structural {objective.structural!r} and "
+            f"--superpixels: not read with losses.structural {objective.structural!r} and "
             f"losses.superpixels {objective.superpixels!r}"
         )
     return objective
@@ -318,7 +319,7 @@ def _check_replaceable(file: Path) -> None:
     except (ValueError, AttributeError, RecursionError):
         known = False
     if not known:
-        raise InputError(f"{file}: is not that of a training run, whose folder this cannot be")
+        raise InputError(f"{file}: belongs to another program; name another folder for the run")
 
 
 def _check_resumable(config: ConfigDict, saved: Mapping[str, Any], output: Path) -> None:
@@ -338,7 +339,8 @@ def _check_resumable(config: ConfigDict, saved: Mapping[str, Any], output: Path)
                 f"{output}: a run of version 0.2 with stored superpixels, which goes on with the authors' .mat files "
                 "(--config.losses.superpixels=files --superpixels DIR) or is the --init of a new run"
             )
-    for key in sorted(ours | theirs):
+    # Earlier versions kept settings that none of their code read.
+    for key in sorted(ours | default):
         if not key.startswith("loop.") and ours.get(key) != theirs.get(key):
             raise InputError(
                 f"config.{key}: {ours.get(key)!r}, but the run in {output} was started with {theirs.get(key)!r}"

@@ -269,9 +269,11 @@ class Card {
 }
 
 function opacity(level) {
-  const low = Math.max(threshold() - SOFTNESS, 0);
-  const high = Math.min(threshold() + SOFTNESS, 1);
-  const ramp = Math.min(Math.max((level / 255 - low) / (high - low), 0), 1);
+  const middle = threshold();
+  const low = Math.max(middle - SOFTNESS, 0);
+  const high = Math.min(middle + SOFTNESS, 1);
+  const share = level / 255 < middle ? (level / 255 - low) / (middle - low) : 1 + (level / 255 - middle) / (high - middle);
+  const ramp = Math.min(Math.max(share / 2, 0), 1);
   return 255 * ramp * ramp * (3 - 2 * ramp);
 }
 
