@@ -69,6 +69,7 @@ def measure(way: str, config: ModelConfig, batch_size: int, size: int, repeats: 
         over, same = PartitionSpec(AXIS), PartitionSpec()
         sharded = jax.shard_map(train_step, mesh=mesh, in_specs=(same, over), out_specs=(same, same))
         step = jax.jit(sharded, donate_argnums=0)
+        state = place_state(state, devices)  # otherwise the second step is compiled again
     else:
         state = place_state(state, devices)
         batch = {key: x.reshape(len(devices), -1, *x.shape[1:]) for key, x in batch.items()}

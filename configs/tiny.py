@@ -1,6 +1,6 @@
 """A small PurNet for CPUs: MobileNetV2 as backbone, 16 channels, all losses, 96² images.
 
-    purinet train --config tiny --data demo/train/DUTS-TR -o runs/tiny
+    purinet train --config tiny --data demo/train/DUTS-TR --validation demo/validation/DUTS-TR -o runs/tiny
 
 On the synthetic images of scripts/demo.sh two to three minutes on 2 CPU cores, a third of it compilation, to a
 validation MAE below .06. For photos, start from `--init` and take more steps.

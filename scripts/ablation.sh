@@ -9,7 +9,14 @@
 set -euo pipefail
 arguments=() overrides=()
 for argument in "$@"; do
-  case $argument in --config.*) overrides+=("$argument") ;; *) arguments+=("$argument") ;; esac
+  case $argument in
+    --config.steps=* | --config.data.size=* | --config.seed=*)
+      echo "$0: $argument: give STEPS, SIZE and SEED after OUTPUT" >&2
+      exit 2
+      ;;
+    --config.*) overrides+=("$argument") ;;
+    *) arguments+=("$argument") ;;
+  esac
 done
 if [ ${#arguments[@]} -lt 3 ] || [ ${#arguments[@]} -gt 6 ]; then
   echo "usage: $0 TRAINING-DATA WEIGHTS OUTPUT [STEPS [SIZE [SEED]]] [--config.KEY=VALUE …]" >&2
@@ -28,7 +35,7 @@ row() { # NAME ATTENTION STRUCTURAL IOU
       "${overrides[@]}"
   fi
   # A run that was asked to stop also exits with 0, before its last step.
-  [ -d "$run/checkpoints/$steps" ] || exit 0
+  [ -d "$run/checkpoints/$steps" ] || { echo "$0: $run: ended before step $steps; run this again" >&2; exit 0; }
 }
 
 none="()" promotion="('promotion',)" rectification="('rectification',)" both="('promotion', 'rectification')"

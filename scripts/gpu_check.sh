@@ -18,7 +18,7 @@ verdict="not run"
 if [ -n "$golden" ]; then
   verdict=passed
   # shellcheck disable=SC2086  # perhaps several files
-  JAX_DEFAULT_MATMUL_PRECISION=highest timeout 170 "$python" -m pytest -q $golden >&2 || verdict="failed with code $?"
+  JAX_DEFAULT_MATMUL_PRECISION=highest timeout 230 "$python" -m pytest -q $golden >&2 || verdict="failed with code $?"
 fi
 
 # shellcheck disable=SC2086  # several batch sizes

@@ -51,20 +51,26 @@ def interrupt(command: list[str], output: Path, seconds: float | None) -> tuple[
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     # A shell makes its background processes ignore SIGINT, and this one may be one.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     start = time.monotonic()
-    with subprocess.Popen(
-        [part.replace("OUT", str(output)) for part in command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    try:
+        process = subprocess.Popen(
+            [part.replace("OUT", str(output)) for part in command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         try:
             _, said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=300)  # training ends its step first
+        finally:
+            process.kill()
     return time.monotonic() - start, process.returncode, said
 
 
@@ -100,6 +106,8 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     output = arguments.folder / "output"
+    if output.exists():
+        parser.error(f"{output}: exists already, and would be removed; name another folder")
     result: dict[str, dict[str, object]] = {}
     for name, options in commands(arguments.folder).items():
         if arguments.command and name not in arguments.command:

@@ -63,11 +63,12 @@ def _kill(process: "subprocess.Popen[str]", output: Path, generator: random.Rand
     limit = time.monotonic() + 300
     log = output / "log.jsonl"
     left = _unfinished(output)  # by the kill before
+    written = log.stat().st_size if log.exists() else 0
 
     def reached() -> bool:
         if stage == "saving":
             return not _unfinished(output) <= left
-        lines = log.read_bytes().splitlines() if log.exists() else []
+        lines = log.read_bytes()[written:].splitlines() if log.exists() else []
         return bool(lines) and _step(lines[-1]) > step
 
     if stage == "starting":
@@ -129,6 +130,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
+    killed, expected = arguments.output / "killed", arguments.output / "uninterrupted"
+    if killed.exists():
+        parser.error(f"{killed}: exists already; name another folder")
+
     from purinet_jax.data import write_synthetic
 
     data = write_synthetic(arguments.output / "data", 24, size=(48, 64), seed=0)
@@ -144,7 +149,6 @@ def main() -> int:
     command = [sys.executable, "-m", "purinet_jax.commands.main", "train", "--config", "tiny"]
     command += ["--data", str(data), "--quiet"]
     command += [f"--config.{key}={value}" for key, value in settings.items()] + ["-o"]
-    killed, expected = arguments.output / "killed", arguments.output / "uninterrupted"
     subprocess.run([*command, str(expected)], check=True)
     result = kill_test(command, killed, expected, arguments.kills, arguments.seed)
     print(json.dumps(result, indent=2))

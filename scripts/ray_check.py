@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=288, help="side of the network's square")
     parser.add_argument("--width", type=int, default=400, help="approximate width of the images")
     arguments = parser.parse_args()
+    if arguments.damaged > arguments.images:
+        parser.error(f"--damaged: {arguments.damaged} of {arguments.images} images")
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
@@ -72,7 +74,7 @@ def make_images(folder: Path, count: int, damaged: int, width: int) -> Path:
         path = folder / f"{index // 500}" / f"{index:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawings[index % 10]).save(path, quality=90)
-        if damaged and index % (count // damaged) == 0:
+        if index * damaged % count < damaged:
             path.write_bytes(path.read_bytes()[: 100 * (index % 3)])
     return folder
 

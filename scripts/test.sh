@@ -41,6 +41,7 @@ pinned)
   mypy_says=$(mktemp)
   "$environment/bin/mypy" > "$mypy_says" 2>&1 &
   mypy=$!
+  trap 'kill "$mypy" 2> /dev/null || true; rm -f "$mypy_says"' EXIT
   ;;
 newest)
   "$environment/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' \
@@ -76,7 +77,6 @@ if [ -n "$mypy" ]; then
   step "mypy"
   wait "$mypy" || failed="$failed mypy"
   cat "$mypy_says"
-  rm "$mypy_says"
 fi
 [ -z "$failed" ] || { step "failed: $failed"; exit 1; }
 

@@ -19,8 +19,9 @@ FLAGS = (
 if FUSION_EMITTERS:
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-# Many tests train the same small network; what one has compiled the others load, subprocesses too.
-if "PYTEST_XDIST_WORKER" not in os.environ:  # they inherit that of the process that starts them
+# Many tests train the same small network; what one has compiled the others load, subprocesses too. Workers inherit the
+# folder of the process that starts them; on a GPU, `scripts/gpu_check.sh` names one that is kept.
+if "PYTEST_XDIST_WORKER" not in os.environ and os.environ.get("JAX_PLATFORMS") != "cuda":
     CACHE = tempfile.mkdtemp(prefix="purinet-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

@@ -342,7 +342,7 @@ def test_process_substitution(tmp_path: Path) -> None:
     program = (
         "import sys; from purinet_jax.prediction import plan; print(open(plan(sys.argv[1:])[0].source, 'rb').read())"
     )
-    command = f"{sys.executable} -c {shlex.quote(program)} <(cat x.png)"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} <(cat x.png)"
     done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=tmp_path, check=True)
     assert done.stdout.strip() == repr((tmp_path / "x.png").read_bytes()).encode()
 

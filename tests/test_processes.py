@@ -102,7 +102,11 @@ def test_two_processes_train_as_one_does_even_if_one_of_them_is_killed(
     ), said
 
     pair = start_pair(data, held_out, output)
-    said = [process.communicate(timeout=600)[1] for process in pair]
+    try:
+        said = [process.communicate(timeout=600)[1] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
     assert [process.returncode for process in pair] == [0, 0], said
     assert "going on from step " in said[0]
     assert f"saved step {STEPS}" in said[0]

@@ -24,6 +24,7 @@ from purinet_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
 # Not part of a clean checkout: output of the demo, of training and of builds.
+HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
 LEFT_OUT = {".git", "build", "demo", "dist", "runs", "site"}
 
 
@@ -33,7 +34,11 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
     folder = tmp_path_factory.mktemp("release")
     copy, built = folder / "copy", folder / "dist"
     for top in ROOT.iterdir():
-        if top.name not in LEFT_OUT and not top.name.startswith(".") and not top.name.endswith((".egg-info", ".zip")):
+        if (
+            top.name not in LEFT_OUT
+            and (not top.name.startswith(".") or top.name in HIDDEN)
+            and not top.name.endswith((".egg-info", ".zip"))
+        ):
             (copy / top.name).parent.mkdir(exist_ok=True)
             (copy / top.name).symlink_to(top)
     subprocess.run(
@@ -94,6 +99,9 @@ def test_the_source_distribution_can_be_tested_and_documented(distributions: tup
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
+        ".ci/run",
+        ".github/workflows/tests.yml",
+        ".pre-commit-config.yaml",
         "CHANGELOG.md",
         "CITATION.cff",
         "LICENSE",

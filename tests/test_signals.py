@@ -116,7 +116,7 @@ def test_predict_interrupted_at_any_moment_leaves_only_complete_files(tmp_path: 
     start = time.monotonic()
     for after in (0.2, 0.6, 1.0, 1.5, 2.2, 3.0):
         took, code, said = check.interrupt(command, tmp_path / "out", after)
-        if code == 0 and took < after:
+        if code == 0 and took < after + check.ENDING:
             continue
         assert check.faults(tmp_path / "out", code, said) == [], after
     assert time.monotonic() - start < 120

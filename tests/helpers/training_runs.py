@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from helpers.project_scripts import import_script
 from helpers.tiny import TinyBackbone
 from purinet_jax.network.backbones import BACKBONES
 from purinet_jax.commands.main import main
