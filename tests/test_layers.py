@@ -26,6 +26,8 @@ from purinet_jax.network.layers import (
     PReLU,
     Upsample,
     bilinear_kernel,
+    not_rematerialised,
+    rematerialised,
 )
 from purinet_jax.training.initial import draw
 
@@ -399,6 +401,40 @@ def test_batchnorm_keeps_float32_statistics_in_bfloat16(batchnorm_variables: Any
     assert mean.dtype == jnp.float32
     expected = 0.9 * batchnorm_variables["batch_stats"]["mean"] + 0.1 * x.astype(np.float32).mean((0, 1, 2))
     close(mean, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_batchnorm_shifts_in_float32_and_rounds_once() -> None:
+    x = jnp.array([100, 100.5], jnp.bfloat16).reshape(1, 1, 2, 1)
+    y, _ = BatchNorm(train=True).init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(y.astype(np.float32).ravel(), [-1, 1], atol=0.01)
+
+
+def test_a_rematerialised_batchnorm_averages_over_devices_no_more_often(batchnorm_variables: Any) -> None:
+    counts = []
+    for remat in (not_rematerialised, rematerialised):
+        norm = remat(BatchNorm)(train=True, axis_name="devices")
+
+        def loss(x: jax.Array, norm: nn.Module = norm) -> jax.Array:
+            y: Any = norm.apply(batchnorm_variables, x, mutable=["batch_stats"])[0]
+            return jnp.square(y).sum()
+
+        mapped = jax.pmap(jax.grad(loss), axis_name="devices", devices=jax.devices()[:2])
+        counts.append(str(jax.make_jaxpr(mapped)(jnp.ones((2, 1, 4, 4, 3)))).count("psum"))
+    assert counts[1] == counts[0] > 0
+
+
+def test_second_derivatives_of_depthwise_convolutions_exist() -> None:
+    x, kernel = jax.random.normal(jax.random.key(0), (1, 6, 6, 2)), jnp.ones((3, 3, 2, 1))
+
+    def norm(x: jax.Array) -> jax.Array:
+        return jnp.square(jax.grad(lambda x: jnp.square(depthwise_convolution(x, kernel, 1)).sum() / 2)(x)).sum() / 2
+
+    # The gradient is linear, AᵀA x, and AᵀA symmetric, so that of half its square is AᵀA AᵀA x.
+    twice = jax.vjp(lambda x: depthwise_convolution(x, kernel, 1), x)
+    expected = x
+    for _ in range(2):
+        expected = twice[1](depthwise_convolution(expected, kernel, 1))[0]
+    np.testing.assert_allclose(jax.jit(jax.grad(norm))(x), expected, rtol=1e-4)
 
 
 def test_prelu_scales_only_what_is_negative_with_one_slope() -> None:

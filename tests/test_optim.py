@@ -220,6 +220,11 @@ RATES = dict.fromkeys(GROUPS, 1.0)
         ({"name": "adam"}, r"^optimizer\.name: 'adam'"),
         ({"group_rates": RATES | {"decoder": 1.0}}, r"^optimizer\.group_rates: 'decoder'"),
         ({"group_rates": {"backbone": 1.0}}, r"^optimizer\.group_rates: purificatory is missing"),
+        (
+            {"group_rates": RATES | {"backbone": float("nan")}},
+            r"^optimizer\.group_rates\.backbone: nan is not a number",
+        ),
+        ({"momentum": 1.0}, r"^optimizer\.momentum: 1\.0 is not below 1$"),
         ({"decaying_groups": ("backbone", "heads")}, r"^optimizer\.decaying_groups: 'heads'"),
     ],
 )

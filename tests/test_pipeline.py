@@ -142,7 +142,19 @@ def test_crops_keep_their_share_and_vary() -> None:
     assert 0.33 < min(shares) < 0.45
     assert max(shares) > 0.95
     assert len(corners) > 200
-    assert random_crop(60, 90, 1.0, generator)[0].stop <= 60
+    for least in (0.85, 1.0):  # where most aspect ratios do not fit
+        for rows, columns in [random_crop(600, 900, least, generator) for _ in range(50)]:
+            assert (rows.stop - rows.start) * (columns.stop - columns.start) / 540_000 > least - 0.002
+            assert max(rows.stop / 600, columns.stop / 900) <= 1
+
+
+def test_sides_that_opencv_does_not_sample_from_are_resized_first() -> None:
+    image, mask = np.zeros((8, 40_000, 3), np.uint8), np.zeros((8, 40_000), np.uint8)
+    image[:, :20_000], mask[:, :20_000] = 255, 1
+    seen, labels, _ = augment(image, mask, None, size=32, generator=np.random.default_rng(0), flip=0.0)
+    np.testing.assert_array_equal(labels[8:24, 4:14], 1)
+    np.testing.assert_array_equal(seen[8:24, 4:14], 255)
+    assert labels[8:24, 18:].max() == 0
 
 
 def test_jitter_changes_colours_within_its_bounds() -> None:
@@ -247,8 +259,7 @@ def test_shards_together_are_the_batches_of_one_host(pairs: Pairs) -> None:
     ]
     for index, batch in enumerate(expected):
         for key, value in batch.items():
-            together = np.stack([shares[0][index][key], shares[1][index][key]], axis=1)
-            np.testing.assert_array_equal(together.reshape(value.shape), value)
+            np.testing.assert_array_equal(np.concatenate([share[index][key] for share in shares]), value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

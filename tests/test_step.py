@@ -241,6 +241,14 @@ def test_rematerialisation_gives_the_same_gradients() -> None:
         np.testing.assert_allclose(value, reference, rtol=1e-6)
 
 
+def test_a_step_refuses_padded_batches_and_pmap_a_model_without_its_axis() -> None:
+    state = tiny_state()
+    with pytest.raises(ValueError, match="without `valid`"):
+        jax.eval_shape(train_step, state, tiny_batch(0) | {"valid": np.ones(2, bool)})
+    with pytest.raises(ValueError, match="axis_name is None, the pmapped step needs 'devices'"):
+        pmap_step(jax.devices()[:1]).lower(state, {key: x[None] for key, x in tiny_batch(0).items()})
+
+
 @pytest.mark.slow
 def test_losses_fall_in_bfloat16_with_float32_state() -> None:
     state = tiny_state(dtype=jnp.bfloat16)

@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+# What OpenCV samples from, pixels.
+_LONGEST_SIDE = 2**15 - 2
+
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes an image as the released code does, by Pillow's bilinear filter.
@@ -82,14 +85,14 @@ def random_crop(height: int, width: int, least: float, generator: np.random.Gene
       height: of the image, pixels.
       width: of the image, pixels.
       least: the part's share of the area is uniform between this and 1; its aspect ratio, relative to the
-        image's, is log-uniform between 3/4 and 4/3, as far as it fits.
+        image's, is log-uniform between 3/4 and 4/3, or the nearest that fits.
       generator: draws four numbers.
     """
     area, ratio, top, left = generator.random(4)
-    area = least + (1 - least) * area
-    stretch = (4 / 3) ** (ratio - 0.5)  # of the height; the width shrinks by as much
-    rows = min(max(round(height * min(1.0, math.sqrt(area) * stretch)), 1), height)
-    columns = min(max(round(width * min(1.0, math.sqrt(area) / stretch)), 1), width)
+    side = math.sqrt(least + (1 - least) * area)
+    stretch = min(max((4 / 3) ** (ratio - 0.5), side), 1 / side)  # of the height; the width shrinks by as much
+    rows = min(max(round(height * side * stretch), 1), height)
+    columns = min(max(round(width * side / stretch), 1), width)
     first_row, first_column = int(top * (height - rows + 1)), int(left * (width - columns + 1))
     return slice(first_row, first_row + rows), slice(first_column, first_column + columns)
 
@@ -154,10 +157,14 @@ def augment(
         parts = [np.ascontiguousarray(resize_labels(part, size, size)[:, ::step]) for part in parts]
     else:
         # All parts are sampled once; only an image that shrinks is smoothed first.
-        matrix = sampling(parts[0].shape[0], parts[0].shape[1], size, mirrored, degrees)
-        parts = [sample_labels(part, matrix, size) for part in parts]
+        height, width = parts[0].shape
+        whole = sampling(height, width, size, mirrored, degrees)
+        square = sampling(size, size, size, mirrored, degrees)
+        if max(parts[0].shape) > _LONGEST_SIDE:
+            parts = [sample_labels(resize_labels(part, size, size), square, size) for part in parts]
+        else:
+            parts = [sample_labels(part, whole, size) for part in parts]
         if max(image.shape[:2]) > size:
-            image = resize_image(image, size, size)
-            matrix = sampling(size, size, size, mirrored, degrees)
-        sample_image(image, matrix, size, out)
+            image, whole = resize_image(image, size, size), square
+        sample_image(image, whole, size, out)
     return out, parts[0], (parts[1] if superpixels is not None else None)

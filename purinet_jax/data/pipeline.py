@@ -110,8 +110,8 @@ def training_batches(
       sizes: sides of which each batch gets a random one, instead of `size`; the train step compiles once for each.
       max_regions: superpixel labels must be below this; None for no bound.
       shard: which share of each global batch to read, 0 to `shards` - 1; on several hosts `jax.process_index()`.
-      shards: number of shares; `jax.process_count()`. The shares of batch n together are batch n of a single
-        host with `shards` times the batch size.
+      shards: number of shares; `jax.process_count()`. The shares of batch n, one after the other, are batch n of a
+        single host with `shards` times the batch size.
       prefetch: batches prepared ahead.
 
     Returns:
@@ -135,12 +135,13 @@ def training_batches(
 
     def make(batch_index: int, indices: np.ndarray) -> Batch:
         batch_index += start
+        indices = indices[shard * batch_size : (shard + 1) * batch_size]
         side = sizes[0]
         if len(sizes) > 1:  # the same on every host
             side = int(np.random.default_rng((seed, batch_index)).choice(sizes))
         batch = _zeros(pairs, batch_size, side)
         for row, index in enumerate(indices.tolist()):
-            position = (batch_index * batch_size + row) * shards + shard
+            position = (batch_index * shards + shard) * batch_size + row
             example = _read(pairs, index, max_regions)
             _, mask, superpixels = augment(
                 example["image"],
@@ -160,9 +161,9 @@ def training_batches(
         return batch
 
     # Grain handles indices only, because reading single examples through it and stacking them takes 25 % longer.
-    # Shares are taken from the shuffled indices, so that no host's share depends on how many there are.
+    # Shares are taken from whole batches, as devices' are, so that no image depends on how many hosts there are.
     indices = grain.MapDataset.range(len(pairs)).seed(seed).shuffle().repeat()
-    batches = indices[shard::shards].batch(batch_size, drop_remainder=True)[start:].map_with_index(make)
+    batches = indices.batch(batch_size * shards, drop_remainder=True)[start:].map_with_index(make)
     return _read_ahead(batches, workers, prefetch)
 
 

@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from purinet_jax.network.cpu.convolution import convolution
 from purinet_jax.network.cpu.depthwise import depthwise_convolution, same_padding
-from purinet_jax.network.cpu.normalisation import batch_moments, scale_and_shift
+from purinet_jax.network.cpu.normalisation import STATISTICS, batch_moments, scale_and_shift
 from purinet_jax.network.cpu.upsampling import bilinear_upsampling, transposed_convolution
 from purinet_jax.network.cpu.varying import vary_alike, varying_axes
 
@@ -31,14 +30,12 @@ Norm = Callable[..., nn.Module]
 Remat = Callable[[Any], Any]
 """`rematerialised`, or `not_rematerialised`."""
 
-_STATISTICS = "batch_statistics"
-
 
 def rematerialised(block: Any) -> Any:
     """A block, as a module class or a function of a module and arrays, whose inner values are recomputed in the
     backward pass. Only its inputs and outputs are kept, and BatchNorm's statistics, so that devices do not average
     them twice."""
-    return nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(_STATISTICS))
+    return nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS))
 
 
 def not_rematerialised(block: Any) -> Any:
@@ -172,12 +169,13 @@ class BatchNorm(nn.Module):
         mean, var = running_mean.value, running_var.value
         if self.train:
             axis_name = None if self.is_initializing() else averaged_over(self.axis_name, x)
-            mean, var = checkpoint_name(batch_moments(x.astype(at_least_float32(x.dtype)), axis_name), _STATISTICS)
+            mean, var = batch_moments(x.astype(at_least_float32(x.dtype)), axis_name)
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
+                for running, new in ((running_mean, mean), (running_var, unbiased)):
+                    updated = self.momentum * running.value + (1 - self.momentum) * new
+                    running.value = updated.astype(running.value.dtype)
         factor = scale * lax.rsqrt(var + self.epsilon)
         return scale_and_shift(*vary_alike(x, factor, bias - mean * factor))
 

@@ -165,7 +165,10 @@ class PurNet(nn.Module):
 
 
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """uint8 RGB [batch, height, width, 3] → float32, (x/255 − mean) / std; float images are returned as they are."""
-    if images.dtype != jnp.uint8:
+    """uint8 RGB [batch, height, width, 3] → (x/255 − mean) / std, float32 (float64 with `jax_enable_x64`); float images
+    are returned as they are. Raises TypeError for other dtypes."""
+    if jnp.issubdtype(images.dtype, jnp.floating):
         return images
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"images are {images.dtype}, not uint8, or floating and normalised")
     return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)

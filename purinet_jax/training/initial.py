@@ -20,12 +20,8 @@ from purinet_jax.weights.files import load_file
 logger = logging.getLogger(__name__)
 
 
-def zeros(config: ConfigDict) -> dict[str, Any]:
-    """Returns variables of the configured network, all zero, to restore a checkpoint into."""
-    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), _shapes(config))
-
-
-def _shapes(config: ConfigDict) -> dict[str, Any]:
+def shapes_of(config: ConfigDict) -> dict[str, Any]:
+    """Returns shapes and dtypes of the configured network's variables."""
     model = ModelConfig.from_dict(config.model).build()  # without a device axis, as there is nothing to average
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     return dict(jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image))
@@ -58,7 +54,7 @@ def initial_variables(config: ConfigDict, init: str | Path | None, partial: bool
         fit are taken, and only if there are none the error is raised.
     """
     ours = ModelConfig.from_dict(config.model)
-    target, source = traverse_util.flatten_dict(_shapes(config)), {}
+    target, source = traverse_util.flatten_dict(shapes_of(config)), {}
     if init is not None:
         weights, theirs = load_file(init)
         source = traverse_util.flatten_dict(weights)

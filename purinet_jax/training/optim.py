@@ -59,6 +59,11 @@ class OptimizerConfig:
         for name in ("rate", "power", "warmup_steps", "momentum", "weight_decay", "clip_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"optimizer.{name}: {getattr(self, name)} is not a number of at least 0")
+        for group, rate in self.group_rates.items():
+            if not 0 <= rate < math.inf:
+                raise InputError(f"optimizer.group_rates.{group}: {rate} is not a number of at least 0")
+        if self.momentum >= 1:
+            raise InputError(f"optimizer.momentum: {self.momentum} is not below 1")
         missing = [group for group in GROUPS if group not in self.group_rates]
         if missing:
             raise InputError(f"optimizer.group_rates: {missing[0]} is missing")

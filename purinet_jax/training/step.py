@@ -149,7 +149,12 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
       The next state, and the metrics: each loss term by level [levels], `loss` and `gradient_norm`. Gradients,
       BatchNorm statistics and metrics are averaged over the model's device axis, if it has one; with one, this is what
       `jax.pmap` and `jax.shard_map` run, without one what `jax.jit` runs, on a batch that may be sharded.
+
+    Raises:
+      ValueError: the batch has `valid`, as those of `evaluation_batches`.
     """
+    if "valid" in batch:
+        raise ValueError("a train step takes full batches, without `valid`, by which parts would be weighed wrongly")
     axis = averaged_over(state.model.axis_name, batch["image"])
     # Otherwise the gradients under `jax.shard_map` would be sums over the devices, elsewhere each device's own.
     local = state.replace(  # type: ignore[attr-defined]
@@ -187,7 +192,10 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 
 
 def place_state(state: TrainState, devices: Sequence[jax.Device] | None = None) -> TrainState:
-    """Returns `state` with the sharding that the pmapped step returns, so that the step is compiled once."""
+    """Returns `state` with the sharding that the pmapped step returns, so that the step is compiled once.
+
+    It may share memory with `state`, which must not be used after the step has donated it.
+    """
     return place(state, devices or jax.devices())
 
 
@@ -255,11 +263,16 @@ def compiled_by_all(step: Step) -> Step:
 def pmap_step(devices: Sequence[jax.Device] | None = None) -> Step:
     """Returns `train_step` over all `devices`; batch and metrics have a leading device axis, the state (donated) none.
 
-    The model must have been built with `axis_name=AXIS`.
+    Raises:
+      ValueError: when it is called, the model was not built with `axis_name=AXIS`: each device would train its own.
     """
-    return jax.pmap(
-        train_step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices
-    )
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        if state.model.axis_name != AXIS:
+            raise ValueError(f"the model's axis_name is {state.model.axis_name!r}, the pmapped step needs {AXIS!r}")
+        return train_step(state, batch)
+
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices)
 
 
 def sharded_step(mesh: jax.sharding.Mesh) -> Step:

@@ -82,7 +82,8 @@ def slic_regions(images: Array, regions: int = REGIONS, iterations: int = 5, com
     centres = lax.fori_loop(0, iterations - 1, move, cells[..., :5] / cells[..., 5:])
     choice = choose(centres).reshape(-1, rows, columns, tall, wide).transpose(0, 1, 3, 2, 4)
     choice = choice.reshape(-1, rows * tall, columns * wide)[:, top : top + height, left : left + width]
-    row, column = (np.arange(height)[:, None] + top) // tall, (np.arange(width) + left) // wide
+    row = (np.arange(height, dtype=np.int32)[:, None] + top) // tall
+    column = (np.arange(width, dtype=np.int32) + left) // wide
     labels = (choice // 3 - 1 + row) * columns + choice % 3 - 1 + column
     candidates = [(row + y - 1) * columns + column + x - 1 for y, x in _AROUND]
     return _most_frequent(labels, candidates, min(2, min(tall, wide) // 4))

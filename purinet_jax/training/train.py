@@ -38,13 +38,14 @@ from purinet_jax.progress import progress_bar
 from purinet_jax.training import checkpoints
 from purinet_jax.training.checkpoints import RunRecord
 from purinet_jax.training.configurations import base_config
-from purinet_jax.training.initial import initial_variables, zeros
+from purinet_jax.training.initial import initial_variables, shapes_of
 from purinet_jax.training.losses import SSIM_WINDOW, Losses, Objective, purnet_losses
 from purinet_jax.training.optim import OptimizerConfig, make_optimizer
 from purinet_jax.training.reports import Profiler, RunLog
 from purinet_jax.training.step import (
     AXIS,
     TrainState,
+    Variables,
     compiled_by_all,
     create_state,
     place,
@@ -165,20 +166,16 @@ def train(
         pairs = pairs.without(record.bad)
         if config.data.holdout:
             pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
-        state = create_state(
-            model,
-            zeros(config) if resuming else initial_variables(config, init, partial),
-            optimizer,
-            objective,
-            config.accumulate,
-            config.average_decay,
-            losses,
-            config.freeze_statistics,
-        )
+
+        def create(variables: Variables) -> TrainState:
+            settings = (config.accumulate, config.average_decay, losses, config.freeze_statistics)
+            return create_state(model, variables, optimizer, objective, *settings)
+
         if resuming:
-            state = checkpoints.restore_checkpoint(output, state, devices)
+            state = checkpoints.restore_checkpoint(output, jax.eval_shape(create, shapes_of(config)), devices)
             logger.info("going on from step %d of %s", int(state.step), output)
         else:
+            state = create(initial_variables(config, init, partial))
             stack.enter_context(lock)
             if first and checkpoints.has_checkpoint(output):
                 raise InputError(f"{output}: another process has meanwhile trained in this folder")

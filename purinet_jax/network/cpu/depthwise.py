@@ -72,6 +72,7 @@ def _depthwise_transposed(gradient: Array, kernel: Array, stride: int, size: tup
     return x[:, : size[0], : size[1]]
 
 
+@jax.custom_jvp
 def _fusion_barrier(x: Array, scalar: Array) -> Array:
     """`x`, which operations that follow read from memory. `scalar` is any value that is not NaN.
 
@@ -86,6 +87,9 @@ def _fusion_barrier(x: Array, scalar: Array) -> Array:
         lambda carry: carry[0], lambda carry: (jnp.zeros_like(carry[0]), carry[1] * scalar), initial
     )
     return result[1]
+
+
+_fusion_barrier.defjvp(lambda primals, tangents: (_fusion_barrier(*primals), tangents[0]))
 
 
 def same_padding(side: int, window: int, stride: int) -> tuple[int, int]:

@@ -8,9 +8,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
 from purinet_jax.network.cpu.platform import traced_for_cpus
 from purinet_jax.network.cpu.varying import vary_alike
+
+STATISTICS = "batch_statistics"
+"""The name of the averages over devices, which rematerialised blocks keep."""
 
 
 def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array]:
@@ -19,8 +23,8 @@ def batch_moments(x: Array, axis_name: str | None = None) -> tuple[Array, Array]
     In two passes, since E[x²] − E[x]² loses digits.
     """
     average = (lambda value: value) if axis_name is None else partial(lax.pmean, axis_name=axis_name)
-    mean = average(pixel_mean(x))
-    return mean, average(pixel_variance(*vary_alike(x, mean)))
+    mean = checkpoint_name(average(pixel_mean(x)), STATISTICS)
+    return mean, checkpoint_name(average(pixel_variance(*vary_alike(x, mean))), STATISTICS)
 
 
 @jax.custom_vjp
@@ -53,15 +57,15 @@ pixel_variance.defvjp(lambda x, mean: (pixel_variance(x, mean), (x, mean)), _pix
 
 @jax.custom_vjp
 def scale_and_shift(x: Array, factor: Array, shift: Array) -> Array:
-    """`x` [batch, height, width, channels] · `factor` + `shift`, both [channels] and possibly of a wider dtype."""
-    return x * factor.astype(x.dtype) + shift.astype(x.dtype)
+    """`x` [batch, height, width, channels] · `factor` + `shift`, both [channels]: computed in the wider dtype."""
+    return (x.astype(jnp.promote_types(x.dtype, factor.dtype)) * factor + shift).astype(x.dtype)
 
 
 def _scale_and_shift_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
     x, factor = residuals
-    wide = gradient.astype(factor.dtype)
-    sums = (sum_over_pixels(wide * x.astype(factor.dtype)), sum_over_pixels(wide))
-    return (wide * factor).astype(x.dtype), *sums
+    wide = gradient.astype(jnp.promote_types(x.dtype, factor.dtype))
+    sums = (sum_over_pixels(wide * x.astype(wide.dtype)), sum_over_pixels(wide))
+    return (wide * factor).astype(x.dtype), sums[0].astype(factor.dtype), sums[1].astype(factor.dtype)
 
 
 scale_and_shift.defvjp(

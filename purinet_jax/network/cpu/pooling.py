@@ -1,6 +1,7 @@
 """Max pooling as a maximum over shifted slices."""
 
-from functools import reduce
+from collections.abc import Callable
+from functools import cache, reduce
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,13 @@ def max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
     backend as that of `reduce_window`.
     """
 
+    return _pool(window, stride, padding)(x)
+
+
+@cache
+def _pool(window: int, stride: int, padding: int) -> Callable[[Array], Array]:
+    """`max_pool`, jitted: one function for each of its settings, so that it is compiled once."""
+
     def pool(x: Array) -> Array:
         after = [max((-(-side // stride) - 1) * stride + window - side - padding, 0) for side in x.shape[1:3]]
         x = jnp.pad(x, ((0, 0), (padding, after[0]), (padding, after[1]), (0, 0)))
@@ -24,4 +32,4 @@ def max_pool(x: Array, window: int, stride: int, padding: int) -> Array:
 
     # `purinet_jax.export.graph` reads the static arguments from the function's name in a traced network.
     pool.__name__ = f"max_pool_{window}_{stride}_{padding}"
-    return jax.jit(pool)(x)
+    return jax.jit(pool)
