@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# What OpenCV samples from, pixels.
+# Of what OpenCV samples labels from, pixels; it reads beyond the end of what is longer.
 _LONGEST_SIDE = 2**15 - 2
 
 
@@ -31,6 +31,12 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Each pixel gets the label nearest to its centre.
     """
+    if max(labels.shape) > _LONGEST_SIDE:
+        rows, columns = (
+            np.floor((np.arange(new) + 0.5) * old / new).astype(int)
+            for new, old in zip((height, width), labels.shape, strict=True)
+        )
+        return labels[np.ix_(rows, columns)]
     # INTER_NEAREST samples at a pixel's corner and would shift labels by half a pixel against the image.
     return cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 

@@ -125,7 +125,10 @@ def train(
         _check_config(config, validation)
         if isinstance(data, Pairs) and (superpixels is not None or object_labels):
             raise InputError(f"{data.path}: superpixels and object_labels are for pairs that are not opened yet")
-        objective = _objective(config, (data.superpixels if isinstance(data, Pairs) else superpixels) is not None)
+        given = superpixels
+        if isinstance(data, Pairs) and data.superpixels is not None:
+            given = data.path
+        objective = _objective(config, given)
         model_config = ModelConfig.from_dict(config.model)
         model = model_config.build(axis_name=AXIS, dtype=jnp.dtype(config.dtype), remat=config.loop.remat)
         optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
@@ -285,17 +288,17 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
         raise InputError(f"config.loop.patience: {config.loop.patience}, but there are no pairs to validate on")
 
 
-def _objective(config: ConfigDict, superpixels: bool) -> Objective:
-    """The configured losses; raises InputError if they do not go with whether the pairs have superpixels."""
+def _objective(config: ConfigDict, superpixels: str | Path | None) -> Objective:
+    """The configured losses; raises InputError if they do not go with whether, and where, there are superpixels."""
     objective = _settings(Objective, config.losses, "losses")
     read = objective.structural == "region" and objective.superpixels == "files"
-    if read and not superpixels:
+    if read and superpixels is None:
         raise InputError(
             "config.losses.superpixels: 'files' needs --superpixels DIR, a folder of the authors' .mat files"
         )
-    if superpixels and not read:
+    if superpixels is not None and not read:
         raise InputError(
-            f"--superpixels: not read with losses.structural {objective.structural!r} and "
+            f"--superpixels {superpixels}: not read with losses.structural {objective.structural!r} and "
             f"losses.superpixels {objective.superpixels!r}"
         )
     return objective
