@@ -8,16 +8,15 @@ Pillow runs in as many processes as the pipeline has threads. Both are timed in 
 import argparse
 import io
 import json
-import multiprocessing
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 
 from PIL import Image
 
-from purinet_jax.benchmarks.machine import heading, say
+from purinet_jax.benchmarks.machine import heading, in_process, say
 from purinet_jax.data import Pairs, open_pairs, training_batches
 from purinet_jax.memory import keep_freed_memory
+from purinet_jax.workers import worker_processes
 
 BATCH = 16
 
@@ -35,8 +34,7 @@ def main() -> None:
         say(f"measuring {workers} worker{'s' if workers > 1 else ''}")
         result["images_per_second"][workers] = throughput(arguments, workers)
     for workers in (0, 1, 2):
-        with processes(1) as pool:  # a fresh process, which has imported the package
-            seconds = pool.submit(first_batch, arguments.data, arguments.size, workers).result()
+        seconds = in_process(first_batch, arguments.data, arguments.size, workers)
         result["first_batch_s"][workers] = round(seconds, 2)
     print(json.dumps(result, indent=2))
 
@@ -46,15 +44,16 @@ def throughput(arguments: argparse.Namespace, workers: int) -> dict[str, float]:
     pairs, size, batches = open_pairs(arguments.data), arguments.size, -(-arguments.images // BATCH)
     shares = [list(range(worker, batches * BATCH, workers)) for worker in range(workers)]
     with (
-        processes(workers) as pool,
+        worker_processes(workers, decode_and_resize, (pairs, size)) as mapped,
         training_batches(pairs, batch_size=BATCH, size=size, seed=0, workers=workers) as reader,
     ):
-        list(pool.map(decode_and_resize, [(pairs, size, share[:BATCH]) for share in shares]))
+        list(mapped([share[:BATCH] for share in shares]))
+        next(reader)
         pipeline, pillow = [], []
         for _ in range(arguments.repeats):
-            # Pillow first: the pipeline's threads have filled their queue by then, and wait.
+            time.sleep(1)  # until the pipeline's threads have filled their queue, and wait
             start = time.perf_counter()
-            list(pool.map(decode_and_resize, [(pairs, size, share) for share in shares]))
+            list(mapped(shares))
             pillow.append(batches * BATCH / (time.perf_counter() - start))
             for _ in range(10):  # batches that were read ahead are not the pipeline's speed
                 next(reader)
@@ -67,13 +66,8 @@ def throughput(arguments: argparse.Namespace, workers: int) -> dict[str, float]:
     return {**rates, "ratio": round(ratio, 3)}
 
 
-def processes(count: int) -> ProcessPoolExecutor:
-    """Fresh processes, which may start workers of their own (those of `multiprocessing.Pool` may not)."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
-
-
-def decode_and_resize(job: tuple[Pairs, int, list[int]]) -> None:
-    pairs, size, indices = job
+def decode_and_resize(settings: tuple[Pairs, int], indices: list[int]) -> None:
+    pairs, size = settings
     for index in indices:
         index %= len(pairs)
         for member, mode, how in (
