@@ -63,6 +63,7 @@ def worker_processes(
     if workers == 0:
         yield lambda items: (function(shared, item) for item in items)
         return
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # this process has threads, which forking breaks
     pool = ProcessPoolExecutor(workers, context, _begin, (function, shared))
 
@@ -75,7 +76,7 @@ def worker_processes(
     except BrokenProcessPool as error:
         raise InputError("a worker process was killed, perhaps because memory ran out") from error
     except KeyboardInterrupt:
-        for process in multiprocessing.active_children():  # otherwise each would end what it works on
+        for process in set(multiprocessing.active_children()) - others:  # otherwise each would finish its item first
             process.terminate()
         raise
     finally:

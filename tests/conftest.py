@@ -20,8 +20,9 @@ if FUSION_EMITTERS:
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 # Many tests train the same small network; what one has compiled the others load, subprocesses too. Workers inherit the
-# folder of the process that starts them; on a GPU, `scripts/gpu_check.sh` names one that is kept.
-if "PYTEST_XDIST_WORKER" not in os.environ and os.environ.get("JAX_PLATFORMS") != "cuda":
+# folder of the process that starts them, and on a GPU, where compiling takes minutes, one that is named is kept.
+kept = os.environ.get("JAX_PLATFORMS") == "cuda" and "JAX_COMPILATION_CACHE_DIR" in os.environ
+if "PYTEST_XDIST_WORKER" not in os.environ and not kept:
     CACHE = tempfile.mkdtemp(prefix="purinet-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

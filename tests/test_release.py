@@ -23,8 +23,9 @@ from purinet_jax.data import write_synthetic
 from purinet_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
-# Not part of a clean checkout: output of the demo, of training and of builds.
+# Hidden files that the source distribution holds.
 HIDDEN = {".ci", ".github", ".pre-commit-config.yaml"}
+# Not part of a clean checkout: output of the demo, of training and of builds.
 LEFT_OUT = {".git", "build", "demo", "dist", "runs", "site"}
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# Of what OpenCV samples labels from, pixels; it reads beyond the end of what is longer.
+# The longest side of labels that OpenCV resizes correctly, pixels; beyond it, it reads outside the array.
 _LONGEST_SIDE = 2**15 - 2
 
 

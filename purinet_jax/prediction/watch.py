@@ -52,7 +52,8 @@ def watch(
       interval: seconds between two looks.
 
     Yields:
-      A result for each file; for a subfolder that cannot be read, one whose job has no output. Without an end.
+      A result for each file; for a subfolder that cannot be read, one whose job has no output, as for outputs that are
+        refused later on (the job names the first folder; each look searches the folders until they are not). No end.
 
     Raises:
       InputError: one of the folders is not there, or cannot be read; or as `predict_files`; or, at first, as `plan`,

@@ -154,7 +154,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
       ValueError: the batch has `valid`, as those of `evaluation_batches`.
     """
     if "valid" in batch:
-        raise ValueError("a train step takes full batches, without `valid`, by which parts would be weighed wrongly")
+        raise ValueError("the batch has `valid`; a train step takes full batches only")
     axis = averaged_over(state.model.axis_name, batch["image"])
     # Otherwise the gradients under `jax.shard_map` would be sums over the devices, elsewhere each device's own.
     local = state.replace(  # type: ignore[attr-defined]
@@ -263,16 +263,17 @@ def compiled_by_all(step: Step) -> Step:
 def pmap_step(devices: Sequence[jax.Device] | None = None) -> Step:
     """Returns `train_step` over all `devices`; batch and metrics have a leading device axis, the state (donated) none.
 
-    Raises:
-      ValueError: when it is called, the model was not built with `axis_name=AXIS`: each device would train its own.
+    The step raises ValueError if the model was not built with `axis_name=AXIS`: each device would train its own.
     """
+    return jax.pmap(
+        _step_over_axis, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices
+    )
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        if state.model.axis_name != AXIS:
-            raise ValueError(f"the model's axis_name is {state.model.axis_name!r}, the pmapped step needs {AXIS!r}")
-        return train_step(state, batch)
 
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, 0), donate_argnums=(0,), devices=devices)
+def _step_over_axis(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    if state.model.axis_name != AXIS:
+        raise ValueError(f"the model's axis_name is {state.model.axis_name!r}, the pmapped step needs {AXIS!r}")
+    return train_step(state, batch)
 
 
 def sharded_step(mesh: jax.sharding.Mesh) -> Step:

@@ -88,8 +88,8 @@ def train(
 
     Args:
       config: as `load_config` gives it.
-      data: training pairs, a folder, archive or prepared set (`open_pairs`), or opened ones, with which `superpixels`
-        and `object_labels` do not go.
+      data: training pairs, a folder, archive or prepared set (`open_pairs`), or opened ones, with their superpixels and
+        labels.
       output: the run's folder.
       validation: pairs on which the mean absolute error is measured every `config.loop.validate_every` steps;
         `config.data.holdout` keeps that many of the training pairs for it instead. Training ends early once the error
@@ -98,7 +98,7 @@ def train(
       superpixels: a folder of the authors' `.mat` files, for `config.losses.superpixels` = "files".
       skip_bad: leave unreadable pairs out; otherwise all of them are named and nothing is trained.
       without_leaks: leave copies of test images and second copies of images out (`Pairs.without_leaks`).
-      object_labels: as of `open_pairs`, for training and validation.
+      object_labels: as of `open_pairs`, for pairs that are not opened yet, training and validation.
       losses: what is minimised, in place of `purnet_losses`. The run's folder does not hold it: pass it to go on, too.
       partial: take from `init` the tensors that fit the configured network, and name the others in the log.
       profile: how many steps, after the first two, are traced into `profile/`, for TensorBoard and Perfetto.
@@ -123,12 +123,9 @@ def train(
         if first:
             check_output_folder(output)
         _check_config(config, validation)
-        if isinstance(data, Pairs) and (superpixels is not None or object_labels):
-            raise InputError(f"{data.path}: superpixels and object_labels are for pairs that are not opened yet")
-        given = superpixels
-        if isinstance(data, Pairs) and data.superpixels is not None:
-            given = data.path
-        objective = _objective(config, given)
+        if isinstance(data, Pairs) and superpixels is not None:
+            raise InputError(f"{data.path}: superpixels are given to open_pairs, which has opened these pairs")
+        objective = _objective(config, superpixels, data.superpixels is not None if isinstance(data, Pairs) else False)
         model_config = ModelConfig.from_dict(config.model)
         model = model_config.build(axis_name=AXIS, dtype=jnp.dtype(config.dtype), remat=config.loop.remat)
         optimizer = make_optimizer(_settings(OptimizerConfig, config.optimizer, "optimizer"), config.steps)
@@ -149,7 +146,8 @@ def train(
             logger.info("left out %d of %d pairs: copies of test images, second copies", left_out, complete)
         validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
         sets = [pairs] if validation_pairs is None else [pairs, validation_pairs]
-        check_same({f"{each.path}": each.fingerprint for each in sets})
+        fingerprints = [each.fingerprint for each in sets]
+        check_same({str(pairs.path): fingerprints[0], "the pairs to validate on": str(fingerprints[1:])})
         if saved is not None and saved.data != pairs.fingerprint:
             raise InputError(f"{pairs.path}: not the data set that the run in {output} was started with")
         # Pairs to train on are checked once, those to validate on, which may be others when a run goes on, each time.
@@ -263,9 +261,9 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
         check_augmentation(config.seed, **{key: config.data[key] for key in _AUGMENTATION})
     except InputError as error:
         raise InputError(f"config.{'' if str(error).startswith('seed') else 'data.'}{error}") from error
-    for key, sides in {"size": (config.data.size,), "sizes": config.data.sizes}.items():
-        if config.losses.structural == "ssim" and min(sides, default=SSIM_WINDOW) < SSIM_WINDOW:
-            raise InputError(f"config.data.{key}: {min(sides)} is less than the {SSIM_WINDOW} of a window of SSIM")
+    key, sides = ("sizes", config.data.sizes) if config.data.sizes else ("size", (config.data.size,))
+    if config.losses.structural == "ssim" and min(sides) < SSIM_WINDOW:
+        raise InputError(f"config.data.{key}: {min(sides)} is less than the {SSIM_WINDOW} of a window of SSIM")
     at_least_0 = {
         "average_decay": config.average_decay,
         "data.holdout": config.data.holdout,
@@ -288,11 +286,12 @@ def _check_config(config: ConfigDict, validation: str | Path | None) -> None:
         raise InputError(f"config.loop.patience: {config.loop.patience}, but there are no pairs to validate on")
 
 
-def _objective(config: ConfigDict, superpixels: str | Path | None) -> Objective:
-    """The configured losses; raises InputError if they do not go with whether, and where, there are superpixels."""
+def _objective(config: ConfigDict, superpixels: str | Path | None, have_superpixels: bool = False) -> Objective:
+    """The configured losses; raises InputError if they need superpixels and there are none, or the folder
+    `superpixels` is not read. Opened pairs may have superpixels that are not read."""
     objective = _settings(Objective, config.losses, "losses")
     read = objective.structural == "region" and objective.superpixels == "files"
-    if read and superpixels is None:
+    if read and superpixels is None and not have_superpixels:
         raise InputError(
             "config.losses.superpixels: 'files' needs --superpixels DIR, a folder of the authors' .mat files"
         )
