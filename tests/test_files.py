@@ -535,6 +535,8 @@ def test_cutouts_keep_harmless_metadata_only(tmp_path: Path, ending: str) -> Non
 def test_backgrounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = write(tmp_path / "a.png")
     np.testing.assert_array_equal(read_background(str(image)), RGB)
+    monkeypatch.chdir(tmp_path)
+    Path("white").mkdir()  # a folder is no background
     assert read_background("white") == (255, 255, 255)
     assert read_background("#0180ff") == read_background("#0180ffff") == (1, 128, 255)
     assert read_background("#0180ff80") == (1, 128, 255, 128)

@@ -21,6 +21,7 @@ from purinet_jax.data.images import (
     check_image,
     count_pixels,
     encode,
+    is_plain,
     read_mask,
     read_rgb,
     read_srgb,
@@ -284,6 +285,22 @@ def test_unusable_files_are_named_in_one_line(read: object, data: bytes, reason:
     assert "0x" not in str(caught.value)  # no addresses of objects
     with pytest.raises(InputError):
         check_image(path)
+
+
+def test_a_jpeg_may_be_followed_by_other_data_but_has_few_scans() -> None:
+    photo = encoded(RGB, "JPEG")
+    np.testing.assert_array_equal(read_rgb(photo + b"\xff\xda\x00\x02" * 101), read_rgb(photo))
+    with pytest.raises(InputError, match="a JPEG of more than 100 scans"):
+        read_rgb(photo[:-2] + b"\xff\xda\x00\x02" * 101 + photo[-2:])
+
+
+def test_a_png_whose_orientation_follows_its_pixels_is_not_plain() -> None:
+    png = encoded(RGB, "PNG")
+    chunk = b"eXIf" + turned(6).tobytes()[6:]
+    late = png[:-12] + (len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) + png[-12:]
+    assert read_rgb(late).shape[:2] == read_rgb(png).shape[1::-1]
+    assert is_plain(png, ("PNG", "RGB"))
+    assert not is_plain(late, ("PNG", "RGB"))
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:

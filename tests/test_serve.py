@@ -175,7 +175,7 @@ def test_images_are_the_same_bytes_as_those_of_purinet_predict(tmp_path: Path) -
         ("/v1/map", claim_size(encoded(), 101, 100), "413 too_many_pixels"),
         ("/v1/map", claim_size(encoded(), 60_000, 60_000), "413 too_many_pixels"),
         ("/v1/map", b"\xff" * 100_001, "413 too_many_bytes"),
-        ("/v1/map", encoded("JPEG") + b"\xff\xda" * 101, "415 not_an_image"),
+        ("/v1/map", encoded("JPEG")[:-2] + b"\xff\xda\x00\x02" * 101 + b"\xff\xd9", "415 not_an_image"),
     ],
 )
 def test_bad_requests_are_refused_with_a_reason(server: Served, path: str, body: bytes, expected: str) -> None:

@@ -226,6 +226,19 @@ def test_sound_goes_along(tmp_path: Path, ending: str) -> None:
     run(source, tmp_path / ("c.webm" if ending != ".webm" else "c.mp4"), Style())
 
 
+def test_a_sound_that_ffmpeg_does_not_know_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write(tmp_path / "a.mov", sound=True)
+    source.write_bytes(source.read_bytes().replace(b"mp4a", b"apac").replace(b"sowt", b"apac"))
+    run(source, tmp_path / "b.mov", Style())
+    assert len(frames(tmp_path / "b.mov")) == len(TIMES)
+    assert "a.mov: a sound is left out: " in caplog.text
+
+
+def test_a_video_of_four_columns(tmp_path: Path) -> None:
+    run(write(tmp_path / "a.mov", width=4, height=16), tmp_path / "b.mov", Style("mask"))
+    assert frames(tmp_path / "b.mov")[0].shape == (16, 4, 3)
+
+
 def test_odd_sides(tmp_path: Path) -> None:
     source = write(tmp_path / "a.webm", height=47, width=63)
     for ending in (".webm", ".mp4"):

@@ -6,6 +6,7 @@ masks of zeros and ones. A file that cannot be read raises an `InputError` that 
 
 import io
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ PIXEL_LIMIT = 178_956_970
 # A progressive JPEG of a few megabytes can refine its pixels a hundred thousand times. Ten scans are usual; libtiff
 # applies the same limit to JPEG within TIFF.
 _SCAN_LIMIT = 100
+# But restarts and stuffed bytes, which are parts of a scan.
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 # Named, because Pillow would otherwise also try formats that run other programs (EPS starts Ghostscript).
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -297,7 +300,10 @@ def is_plain(data: bytes, *kinds: tuple[str, str]) -> bool:
 
     Kinds are formats and modes in Pillow's terms, such as ("JPEG", "RGB"). Raises InputError as `read_rgb`.
     """
-    image, _ = _open(data, None)
+    image, name = _open(data, None)
+    if image.format == "PNG":  # whose metadata may follow the pixels
+        with _errors_named(f"{name}: damaged"):
+            image.load()
     # Pillow calls 16-bit colours RGB too; a PNG's bit depth is its 25th byte.
     eight_bits = image.format != "PNG" or data[24] == 8
     plain = (image.format, image.mode) in kinds and eight_bits and "transparency" not in image.info
@@ -437,7 +443,7 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
         raise InputError(f"{name}: has no pixels: {width}×{height}")
     if width * height > PIXEL_LIMIT:
         raise TooManyPixels(f"{name}: has more than {PIXEL_LIMIT:,} pixels: {width}×{height}")
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _SCAN_LIMIT:
+    if image.format in ("JPEG", "MPO") and _scans(data) > _SCAN_LIMIT:
         raise InputError(f"{name}: a JPEG of more than {_SCAN_LIMIT} scans")
     if profile is not None:
         image.info["icc_profile"] = profile
@@ -446,6 +452,15 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
             if getattr(image, "is_animated", False):
                 _say_once("animation", f"{name}: an animation, of which the first frame is read")
     return image, name
+
+
+def _scans(data: bytes) -> int:
+    """Returns how many scans a JPEG has before its end, which other data may follow, as in motion photos."""
+    scans, position = 0, 2
+    while (marker := _JPEG_MARKER.search(data, position)) and marker[1] != b"\xd9":
+        scans += marker[1] == b"\xda"
+        position = marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2]))
+    return scans
 
 
 def _unsupported(data: bytes) -> str | None:

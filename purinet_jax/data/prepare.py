@@ -74,8 +74,11 @@ def prepare(
     _check_space(output, sources)
     try:
         with only_process(work, "preparing this data set"):
-            if not target.exists():  # another process may have built it meanwhile
-                _build(known, work, target, sources, left_out, progress)
+            if target.exists():  # another process has built it meanwhile
+                _check_same(target, sources)
+                shutil.rmtree(work, ignore_errors=True)
+                return _summary(known, target, built=False)
+            _build(known, work, target, sources, left_out, progress)
     except OSError as error:
         raise InputError(f"{output}: cannot be written: {reason(error)}") from error
     return _summary(known, target, built=True)

@@ -59,7 +59,7 @@ def read_background(text: str) -> Background:
     Raises:
       InputError: it is none of them.
     """
-    if os.path.exists(text):
+    if os.path.exists(text) and not os.path.isdir(text):  # a folder may have the name of a colour
         image, alpha = read_srgb(text)
         return image if alpha is None else np.dstack([image, alpha])
     background = read_blur(text) or read_colour(text)

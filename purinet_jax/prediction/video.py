@@ -1,5 +1,6 @@
 """Render the frames of videos with PyAV (FFmpeg): as many frames, at the same times, with sound if the format stays."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from PIL import Image
 
 from purinet_jax.data.augment import resize_image
 from purinet_jax.errors import InputError
-from purinet_jax.files import atomic_path, reason
+from purinet_jax.files import atomic_path, one_line, reason
 from purinet_jax.prediction.cutouts import fit_background, visible
 from purinet_jax.prediction.rendering import Style, render
 from purinet_jax.prediction.smoothing import Smoother
@@ -21,6 +22,8 @@ from purinet_jax.progress import progress_bar
 
 if TYPE_CHECKING:
     from purinet_jax.prediction.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 # By ending: FFmpeg's format and encoder.
 _FORMATS = {
@@ -104,7 +107,7 @@ def predict_video(
             track = video.streams.video[0]
             stream = _add_stream(written, track, first, output, style)
             kept = video.streams.audio if source.suffix.lower() == output.suffix.lower() else ()
-            sounds = {sound.index: written.add_stream_from_template(sound) for sound in kept}
+            sounds = _add_sounds(written, kept, source)
             decoded = _frames(video, written, sounds, source, output)
             frames = progress_bar(decoded, total=track.frames or None, shown=progress, desc="predicting", unit="frame")
             for frame, rendering in _render(frames, first, source, predictor, style, batch_size):
@@ -137,6 +140,17 @@ def _first_frame(source: Path) -> Any:
         if first is None:
             raise InputError(f"{source}: {_UNREADABLE}: it has no frames")
         return first
+
+
+def _add_sounds(written: Any, sounds: Iterable[Any], source: Path) -> dict[int, Any]:
+    """Adds streams for a video's sounds, by their indices; those that cannot be copied are left out, and logged."""
+    added = {}
+    for sound in sounds:
+        try:
+            added[sound.index] = written.add_stream_from_template(sound)
+        except ValueError as error:  # FFmpeg does not know the sound, or its format does not hold it
+            logger.warning("%s: a sound is left out: %s", source, one_line(error))
+    return added
 
 
 def _add_stream(written: Any, track: Any, first: Any, output: Path, style: Style) -> Any:
@@ -291,7 +305,7 @@ def _encodable(rendering: np.ndarray, frame: Any, stream: Any) -> Any:
         indexed: Any = (np.asarray(colours), palette)
         made = av.VideoFrame.from_ndarray(indexed, format="pal8")
     else:
-        channels = {2: "gray", 3: "rgb24"}[rendering.ndim] if rendering.shape[-1] != 4 else "rgba"
+        channels = "gray" if rendering.ndim == 2 else {3: "rgb24", 4: "rgba"}[rendering.shape[2]]
         made = av.VideoFrame.from_ndarray(rendering, format=channels)
         if stream.pix_fmt != "gray":
             context = stream.codec_context

@@ -84,6 +84,8 @@ _REFUSED = {
 _VISIBLE = 13
 _MARGIN = re.compile(r"(\d{1,4}(?:\.\d{1,4})?)(px|%)?", re.ASCII)
 _MOST_MARGIN = {"px": 500, "%": 50}
+# What margins may add to a small image, pixels.
+_MARGIN_PIXELS = 1 << 22
 _WHITE = (255, 255, 255)
 
 _Margin = tuple[float, Literal["px", "%"]]
@@ -188,8 +190,9 @@ def _cropped(rgba: np.ndarray, margins: tuple[_Margin, ...]) -> np.ndarray:
         round(value * length / 100) if unit == "%" else round(value)
         for (value, unit), length in zip(margins, lengths, strict=True)
     )
-    if (top + height + bottom) * (left + width + right) > PIXEL_LIMIT:
-        raise Refusal("parameter", f"crop_margin: with it the crop has more than {PIXEL_LIMIT:,} pixels")
+    most = min(PIXEL_LIMIT, 4 * shown.size + _MARGIN_PIXELS)  # memory is limited by the image's pixels
+    if (top + height + bottom) * (left + width + right) > most:
+        raise Refusal("parameter", f"crop_margin: with it the crop has more than {most:,} pixels")
     return np.pad(part, ((top, bottom), (left, right), (0, 0)))
 
 

@@ -16,6 +16,8 @@ let limits = null;
 let token = "";
 let dragging = 0;
 
+const FINAL = [400, 404, 413, 415, 431]; // statuses that trying again does not change
+
 class Refused extends Error {} // trying again does not help
 
 // ---- settings -------------------------------------------------------------------------------------------------------
@@ -80,10 +82,13 @@ async function request(file, path, signal) {
       continue;
     }
     const { reason } = await response.json().catch(() => ({ reason: `the server responded ${response.status}` }));
-    if (response.status !== 429 && response.status !== 503) throw new Refused(reason.replace(/^image: /, ""));
-    if (attempt === ATTEMPTS) throw new Error(reason);
+    if (FINAL.includes(response.status)) throw new Refused(reason.replace(/^image: /, ""));
+    if ((response.status !== 429 && response.status !== 503) || attempt === ATTEMPTS) throw new Error(reason);
     const seconds = Number(response.headers.get("Retry-After")) || 1;
-    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds * (0.75 + Math.random() / 2)));
+    await new Promise((resolve) => {
+      setTimeout(resolve, 1000 * seconds * (0.75 + Math.random() / 2));
+      signal.addEventListener("abort", resolve);
+    });
     signal.throwIfAborted();
   }
 }
@@ -111,6 +116,8 @@ class Card {
     this.name = file.name || "pasted.png";
     this.results = new Map(); // kind → { path, blob, url }
     this.errors = "";
+    this.map = null; // a blob, of which previews are made
+    this.previews = new AbortController();
     this.element = find("card").content.cloneNode(true).firstElementChild;
     this.part = (name) => this.element.querySelector(`.${name}`);
     this.url = URL.createObjectURL(file);
@@ -136,13 +143,17 @@ class Card {
 
   /** Requests the result of the present settings unless it is there. */
   async refresh() {
+    const requested = path();
+    if (this.control && this.requested === requested) return this.show(); // a colour has changed
     this.control?.abort();
+    this.control = null;
     this.errors = "";
     if (this.result) return this.show();
     const control = (this.control = new AbortController());
+    this.requested = requested;
     this.show();
     try {
-      await this.fetch(path(), control.signal);
+      await this.fetch(requested, control.signal);
     } catch (error) {
       if (control.signal.aborted) return;
       this.errors = error.message;
@@ -215,15 +226,15 @@ class Card {
 
   /** Shows the present threshold at once, approximately; the server's result follows when the slider rests. */
   async preview() {
-    const map = this.results.get("map");
     const before = this.part("before");
-    if (!map || !before.naturalWidth || this.errors) return;
+    const cut = kind() === "cutout";
+    if (!this.map || !before.naturalWidth || this.errors || (!cut && kind() !== "mask")) return;
     const canvas = this.part("preview");
     const scale = Math.min(1, PREVIEW / Math.max(before.naturalWidth, before.naturalHeight));
     const width = Math.max(1, Math.round(before.naturalWidth * scale));
     const height = Math.max(1, Math.round(before.naturalHeight * scale));
     if (!this.small) {
-      const bitmap = await createImageBitmap(map.blob);
+      const bitmap = await createImageBitmap(this.map);
       this.small = [bitmap, before].map((image) => {
         const drawing = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
         drawing.drawImage(image, 0, 0, width, height);
@@ -234,7 +245,6 @@ class Card {
     const [saliency, colours] = this.small.map((image) => image.data);
     const shown = new ImageData(width, height);
     const { data } = shown;
-    const cut = kind() === "cutout";
     const table = Uint8ClampedArray.from({ length: 256 }, (_, level) => (cut ? opacity(level) : 255 * (level >= 255 * threshold())));
     for (let i = 0; i < data.length; i += 4) {
       const value = table[saliency[i]];
@@ -250,17 +260,19 @@ class Card {
     this.part("spinner").hidden = true;
   }
 
-  /** Returns the file to download: { name, blob }. */
-  async output() {
+  /** Returns the file to download by the present settings: its name, and a function that returns its blob. */
+  output() {
     const stem = this.name.replace(/\.[^.]*$/, "") || this.name;
     const name = `${stem}_${kind()}.png`;
-    if (!background() || background() === "blur") return { name, blob: this.result.blob };
+    const { blob } = this.result;
+    if (!background() || background() === "blur") return { name, collect: async () => blob };
     const requested = `${path()}&background=${encodeURIComponent(background())}`;
-    return { name, blob: await predict(this.file, requested, new AbortController().signal) };
+    return { name, collect: () => predict(this.file, requested, new AbortController().signal) };
   }
 
   dispose() {
     this.control?.abort();
+    this.previews.abort();
     for (const { url } of this.results.values()) URL.revokeObjectURL(url);
     URL.revokeObjectURL(this.url);
     this.element.remove();
@@ -315,7 +327,8 @@ function update() {
   report();
 }
 
-let work = ""; // progress of a download
+let work = ""; // progress of a download, or why it failed
+let collecting = false;
 
 /** Updates the status line, which screen readers announce. */
 function report() {
@@ -328,26 +341,28 @@ function report() {
   if (!busy && failed < all.length) parts.push(`${names[kind()]}${all.length - failed > 1 ? "s" : ""} ready`);
   const text = work || (all.length ? `${parts.join(", ")}.` : "");
   if (find("status").textContent !== text) find("status").textContent = text;
-  find("download-all").disabled = work !== "" || busy > 0 || failed === all.length;
+  find("download-all").disabled = collecting || busy > 0 || failed === all.length;
 }
 
 async function download(chosen) {
+  const archive = `purinet_${kind()}.zip`;
+  const outputs = chosen.map((card) => card.output()); // before settings change
+  collecting = true;
   try {
     const files = [];
-    for (const card of chosen) {
+    for (const { name, collect } of outputs) {
       if (chosen.length > 1) work = `Collecting ${files.length + 1} of ${chosen.length} …`;
       report();
-      files.push(await card.output());
+      files.push({ name, blob: await collect() });
     }
-    save(files.length === 1 ? files[0] : { name: `purinet_${kind()}.zip`, blob: await zip(distinct(files)) });
+    save(files.length === 1 ? files[0] : { name: archive, blob: await zip(distinct(files)) });
     work = "";
   } catch (error) {
     work = `Not downloaded: ${error.message}`;
-    report();
-    work = "";
-    return;
   }
+  collecting = false;
   report();
+  work = "";
 }
 
 /** Returns the same files with distinct names. */
@@ -369,7 +384,7 @@ function save({ name, blob }) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-const megabytes = (bytes) => (bytes < 1 << 20 ? `${Math.ceil(bytes / 1024)} kB` : `${(bytes / (1 << 20)).toFixed(0)} MB`);
+const megabytes = (bytes) => (bytes < 1 << 20 ? `${Math.ceil(bytes / 1024)} kB` : `${Math.ceil((10 * bytes) / (1 << 20)) / 10} MB`);
 
 // ---- events ---------------------------------------------------------------------------------------------------------
 
@@ -404,7 +419,7 @@ function explain(types) {
 
 function refresh() {
   update();
-  for (const card of cards) if (!card.errors || !card.final) card.refresh();
+  for (const card of cards) if (!card.errors || !card.final || card.result) card.refresh();
 }
 
 for (const choice of document.querySelectorAll("input[name=kind]")) choice.addEventListener("change", refresh);
@@ -418,9 +433,17 @@ find("colour").addEventListener("input", () => {
 // The maps that previews are made of are requested when the slider gets the pointer or the focus.
 function fetchMaps() {
   for (const card of cards) {
-    if (card.results.has("map") || card.errors || card.mapRequested) continue;
+    const result = card.results.get("map");
+    if (result?.path === "map") card.map ??= result.blob;
+    if (card.map || card.errors || card.mapRequested) continue;
     card.mapRequested = true;
-    card.fetch("map", new AbortController().signal).then(() => card.result || card.preview(), () => {});
+    predict(card.file, "map", card.previews.signal).then(
+      (blob) => {
+        card.map = blob;
+        if (!card.result) card.preview();
+      },
+      () => (card.mapRequested = false),
+    );
   }
 }
 
