@@ -291,7 +291,7 @@ def test_our_file(tmp_path: Path) -> None:
     loaded, loaded_config = load_variables(earlier)
     assert_same(loaded, variables)
     assert loaded_config == config
-    assert convert_file(path, copy, "authors").splitlines()[2:] == [
+    assert convert_file(path, copy, "authors", overwrite=True).splitlines()[2:] == [
         "the authors' names do not say that the promotion attention is the scaled one"
     ]
 

@@ -243,7 +243,7 @@ def test_rematerialisation_gives_the_same_gradients() -> None:
 
 def test_a_step_refuses_padded_batches_and_pmap_a_model_without_its_axis() -> None:
     state = tiny_state()
-    with pytest.raises(ValueError, match="without `valid`"):
+    with pytest.raises(ValueError, match="the batch has `valid`"):
         jax.eval_shape(train_step, state, tiny_batch(0) | {"valid": np.ones(2, bool)})
     with pytest.raises(ValueError, match="axis_name is None, the pmapped step needs 'devices'"):
         pmap_step(jax.devices()[:1]).lower(state, {key: x[None] for key, x in tiny_batch(0).items()})
