@@ -84,14 +84,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_used(arguments: argparse.Namespace) -> None:
     """Raises InputError for an option that what is measured does not depend on."""
-    given = {name for name in ("predict", "memory", "accelerator") if getattr(arguments, name) not in (None, False)}
+    modes = ("predict", "memory", "accelerator")
+    mode = next((name for name in modes if getattr(arguments, name) not in (None, False)), None)
     used = {
         "predict": {"repeats", "images"},
         "memory": {"backbone", "channels"},
         "accelerator": {"backbone", "channels", "repeats"},
-        "": {"backbone", "channels", "batch", "dtype", "repeats"},
-    }["".join(given)]
+        None: {"backbone", "channels", "batch", "dtype", "repeats"},
+    }[mode]
     for name in ("backbone", "channels", "batch", "dtype", "repeats", "images"):
         if name not in used and getattr(arguments, name) is not None:
-            goes = f"not with --{next(iter(given))}" if given else "goes with --predict"
-            raise InputError(f"--{name}: {goes}")
+            raise InputError(f"--{name}: " + (f"not with --{mode}" if mode else "goes with --predict"))

@@ -163,14 +163,12 @@ def augment(
         parts = [np.ascontiguousarray(resize_labels(part, size, size)[:, ::step]) for part in parts]
     else:
         # All parts are sampled once; only an image that shrinks is smoothed first.
-        height, width = parts[0].shape
-        whole = sampling(height, width, size, mirrored, degrees)
-        square = sampling(size, size, size, mirrored, degrees)
         if max(parts[0].shape) > _LONGEST_SIDE:
-            parts = [sample_labels(resize_labels(part, size, size), square, size) for part in parts]
-        else:
-            parts = [sample_labels(part, whole, size) for part in parts]
+            parts = [resize_labels(part, size, size) for part in parts]
+        matrix = sampling(parts[0].shape[0], parts[0].shape[1], size, mirrored, degrees)
+        parts = [sample_labels(part, matrix, size) for part in parts]
         if max(image.shape[:2]) > size:
-            image, whole = resize_image(image, size, size), square
-        sample_image(image, whole, size, out)
+            image = resize_image(image, size, size)
+            matrix = sampling(size, size, size, mirrored, degrees)
+        sample_image(image, matrix, size, out)
     return out, parts[0], (parts[1] if superpixels is not None else None)

@@ -35,7 +35,7 @@ PIXEL_LIMIT = 178_956_970
 # A progressive JPEG of a few megabytes can refine its pixels a hundred thousand times. Ten scans are usual; libtiff
 # applies the same limit to JPEG within TIFF.
 _SCAN_LIMIT = 100
-# But restarts and stuffed bytes, which are parts of a scan.
+# Restarts and stuffed bytes are parts of a scan, and no markers here.
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 # Named, because Pillow would otherwise also try formats that run other programs (EPS starts Ghostscript).
@@ -443,7 +443,9 @@ def _open(source: str | Path | bytes, name: str | None) -> tuple[Image.Image, st
         raise InputError(f"{name}: has no pixels: {width}×{height}")
     if width * height > PIXEL_LIMIT:
         raise TooManyPixels(f"{name}: has more than {PIXEL_LIMIT:,} pixels: {width}×{height}")
-    if image.format in ("JPEG", "MPO") and _scans(data) > _SCAN_LIMIT:
+    # Counting is fast, but counts in what follows the image, too.
+    many = image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _SCAN_LIMIT
+    if many and _scans(data) > _SCAN_LIMIT:
         raise InputError(f"{name}: a JPEG of more than {_SCAN_LIMIT} scans")
     if profile is not None:
         image.info["icc_profile"] = profile

@@ -146,9 +146,9 @@ def train(
             logger.info("left out %d of %d pairs: copies of test images, second copies", left_out, complete)
         validation_pairs = None if validation is None else open_pairs(validation, object_labels=object_labels)
         sets = [pairs] if validation_pairs is None else [pairs, validation_pairs]
-        fingerprints = [each.fingerprint for each in sets]
-        check_same({str(pairs.path): fingerprints[0], "the pairs to validate on": str(fingerprints[1:])})
-        if saved is not None and saved.data != pairs.fingerprint:
+        fingerprint, *others = (each.fingerprint for each in sets)
+        check_same({str(pairs.path): fingerprint, "the pairs to validate on": str(others)})
+        if saved is not None and saved.data != fingerprint:
             raise InputError(f"{pairs.path}: not the data set that the run in {output} was started with")
         # Pairs to train on are checked once, those to validate on, which may be others when a run goes on, each time.
         unchecked = sets if saved is None else sets[1:]
@@ -163,7 +163,7 @@ def train(
         )
         if validation_pairs is not None:
             validation_pairs = validation_pairs.without(bad.pop())
-        record = saved or RunRecord(config.to_dict(), pairs.fingerprint, bad[0])
+        record = saved or RunRecord(config.to_dict(), fingerprint, bad[0])
         pairs = pairs.without(record.bad)
         if config.data.holdout:
             pairs, validation_pairs = pairs.hold_out(config.data.holdout, config.seed)
